@@ -1,0 +1,309 @@
+package metadata
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+const (
+	// defaultFloor covers what badger may write before it can refuse: two
+	// memtables and their tables, a value log, one compaction.
+	defaultFloor = 256 << 20
+	// openFloor is what opening alone may write.
+	openFloor    = 64 << 20
+	memtableSize = 16 << 20
+	// A page is what Scan reads in one transaction: a transaction held open
+	// while the caller works would keep old versions alive.
+	pageEntries = 256
+	pageBytes   = 1 << 20
+	// growth is how much longer a value may become without counting as new
+	// data, so that a full disk does not stop a job from noting its error.
+	growth = 1 << 10
+)
+
+// BadgerOptions are the choices of OpenBadger; the zero value is good.
+type BadgerOptions struct {
+	// Floor is how many bytes have to stay free on the disk: below, a Swap that
+	// adds data is ErrFull. 0 means 256 MiB; negative means no floor, which on
+	// a full disk ends the process.
+	Floor int64
+}
+
+// Badger is a KV in a directory of its own, for one process. Every change is
+// fsynced before Swap returns. Changes that arrive together share one fsync:
+// badger itself would do one for each.
+type Badger struct {
+	db    *badger.DB
+	dir   string
+	space *space
+	watch *watcher
+
+	life   sync.RWMutex // held for reading by every use, for writing by Close
+	closed bool
+	swaps  chan *swap
+	done   chan struct{} // closed when the writer has ended
+}
+
+// OpenBadger opens the database in dir and makes it where it is missing. Errors
+// say who holds or owns dir and what to do. With too little free space to open
+// safely the error is ErrFull.
+func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, error) {
+	if o.Floor == 0 {
+		o.Floor = defaultFloor
+	}
+	if err := prepareDir(dir); err != nil {
+		return nil, err
+	}
+	if need := min(o.Floor, openFloor); need > 0 {
+		free, err := freeSpace(dir)
+		if err != nil {
+			return nil, err
+		}
+		if free < need {
+			return nil, fullError(dir, free, need)
+		}
+	}
+	watch := &watcher{}
+	db, err := badger.Open(badgerOptions(dir, watch))
+	if err != nil {
+		if strings.Contains(err.Error(), "Cannot acquire directory lock") {
+			return nil, fmt.Errorf("the metadata in %s is in use by %s; stop that pushproxy or choose another data_dir", dir, lockHolder(dir))
+		}
+		return nil, fmt.Errorf("the metadata in %s cannot be opened; restore the directory or move it away: %w", dir, err)
+	}
+	b := &Badger{
+		db: db, dir: dir, watch: watch,
+		space: &space{dir: dir, floor: o.Floor},
+		swaps: make(chan *swap), done: make(chan struct{}),
+	}
+	go b.write()
+	if err := b.settle(ctx); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// settle makes a database that was just opened fit for use.
+func (b *Badger) settle(ctx context.Context) error {
+	if err := syncDir(b.dir); err != nil {
+		return fmt.Errorf("the metadata in %s: %w", b.dir, err)
+	}
+	// Manifests of 1 MiB and more are in the value log; the space of deleted
+	// ones returns here.
+	for b.db.RunValueLogGC(0.5) == nil {
+	}
+	return checkFormat(ctx, b)
+}
+
+// badgerOptions are chosen for small records: everything below 1 MiB lies in
+// the tree, whose blocks are verified on every read (trust 4.3).
+func badgerOptions(dir string, watch *watcher) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithLogger(watch).
+		WithSyncWrites(true).
+		// The writer below is alone, so there is nothing to conflict with.
+		WithDetectConflicts(false).
+		WithValueThreshold(1 << 20).
+		WithValueLogFileSize(64 << 20).
+		WithMemTableSize(memtableSize).
+		WithNumMemtables(2).
+		WithNumVersionsToKeep(1).
+		WithNumCompactors(2).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithChecksumVerificationMode(options.OnBlockRead).
+		WithCompactL0OnClose(true).
+		WithMetricsEnabled(false)
+}
+
+// Get implements KV.
+func (b *Badger) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	b.life.RLock()
+	defer b.life.RUnlock()
+	if b.closed {
+		return nil, ErrClosed
+	}
+	if key == "" || len(key) > MaxKey {
+		return nil, nil
+	}
+	txn := b.db.NewTransaction(false)
+	defer txn.Discard()
+	return read(txn, key)
+}
+
+// read returns the value under key, nil when there is none.
+func read(txn *badger.Txn, key string) ([]byte, error) {
+	item, err := txn.Get([]byte(key))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// What badger cannot read comes back empty and without an error (trust B9).
+	return item.ValueCopy([]byte{})
+}
+
+// Swap implements KV.
+func (b *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if err := checkSwap(key, old, new); err != nil {
+		return false, err
+	}
+	b.life.RLock()
+	defer b.life.RUnlock()
+	if b.closed {
+		return false, ErrClosed
+	}
+	if len(new) > len(old)+growth || old == nil {
+		if err := b.space.take(int64(len(key) + len(new))); err != nil {
+			return false, err
+		}
+	}
+	// Copies, because the caller may leave before the writer is done.
+	s := &swap{key: key, old: bytes.Clone(old), new: bytes.Clone(new), result: make(chan error, 1)}
+	select {
+	case b.swaps <- s:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	select {
+	case err := <-s.result:
+		return s.swapped, err
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// write is the only writer. It takes what has arrived since the last fsync and
+// makes one transaction of it, until Close.
+func (b *Badger) write() {
+	defer close(b.done)
+	for first := range b.swaps {
+		batch := collect(first, b.swaps)
+		err := b.apply(batch)
+		for _, s := range batch {
+			if err != nil {
+				s.swapped = false
+			}
+			s.result <- err
+		}
+	}
+}
+
+// apply makes the swaps of a batch one after the other in one transaction.
+func (b *Badger) apply(batch []*swap) error {
+	if err := b.watch.err(b.dir); err != nil {
+		return err
+	}
+	txn := b.db.NewTransaction(true)
+	defer txn.Discard()
+	changed := false
+	for _, s := range batch {
+		value, err := read(txn, s.key)
+		if err != nil {
+			return err
+		}
+		if (value == nil) != (s.old == nil) || !bytes.Equal(value, s.old) {
+			continue
+		}
+		if s.new == nil {
+			err = txn.Delete([]byte(s.key))
+		} else {
+			err = txn.Set([]byte(s.key), s.new)
+		}
+		if err != nil {
+			return err
+		}
+		s.swapped, changed = true, true
+	}
+	if !changed {
+		return nil
+	}
+	if err := txn.Commit(); err != nil {
+		return err
+	}
+	// Badger logs a failed fsync of the value log and reports success (B12).
+	return b.watch.err(b.dir)
+}
+
+// Scan implements KV.
+func (b *Badger) Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		from := prefix
+		for {
+			page, err := b.page(ctx, prefix, from)
+			for _, entry := range page {
+				if !yield(entry, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			if len(page) == 0 {
+				return
+			}
+			// The next key there can be.
+			from = page[len(page)-1].Key + "\x00"
+		}
+	}
+}
+
+// page reads some entries of a prefix, beginning at the key from; none means
+// that there are no more.
+func (b *Badger) page(ctx context.Context, prefix, from string) ([]Entry, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	b.life.RLock()
+	defer b.life.RUnlock()
+	if b.closed {
+		return nil, ErrClosed
+	}
+	txn := b.db.NewTransaction(false)
+	defer txn.Discard()
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(prefix), PrefetchValues: false})
+	defer it.Close()
+	var page []Entry
+	size := 0
+	for it.Seek([]byte(from)); it.Valid() && len(page) < pageEntries && size < pageBytes; it.Next() {
+		value, err := it.Item().ValueCopy([]byte{})
+		if err != nil {
+			return page, err
+		}
+		page = append(page, Entry{string(it.Item().KeyCopy(nil)), value})
+		size += len(value)
+	}
+	return page, nil
+}
+
+// Close implements KV. It waits for changes under way.
+func (b *Badger) Close() error {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	close(b.swaps)
+	<-b.done
+	if err := b.db.Close(); err != nil {
+		return fmt.Errorf("close the metadata in %s: %w", b.dir, err)
+	}
+	return nil
+}

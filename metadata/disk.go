@@ -1,0 +1,141 @@
+package metadata
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// prepareDir makes dir, for its owner only, or checks that the one that is
+// there is ours alone and writable. What lies in it says who pushes what.
+func prepareDir(dir string) error {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("the metadata directory cannot be made; choose another data_dir: %w", err)
+		}
+		return syncDir(filepath.Dir(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("the metadata directory cannot be read; choose another data_dir: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory; choose another data_dir", dir)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d and pushproxy runs as user %d; run it as that user or choose another data_dir", dir, st.Uid, os.Geteuid())
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("%s is open to other users (mode %04o); run: chmod 700 %s", dir, mode, dir)
+	}
+	probe, err := os.CreateTemp(dir, ".probe-")
+	if err != nil {
+		return fmt.Errorf("the metadata directory is not writable; choose another data_dir: %w", err)
+	}
+	err = errors.Join(probe.Close(), os.Remove(probe.Name()))
+	if err != nil {
+		return fmt.Errorf("the metadata directory is not writable; choose another data_dir: %w", err)
+	}
+	return nil
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// lockHolder says which process has badger's lock on dir.
+func lockHolder(dir string) string {
+	pid, err := os.ReadFile(filepath.Join(dir, "LOCK"))
+	if err != nil || len(pid) == 0 {
+		return "another process"
+	}
+	return "process " + strings.TrimSpace(string(pid))
+}
+
+// space watches the free space of a directory's file system, because badger's
+// memory-mapped writes kill the process where there is none left (trust B7).
+type space struct {
+	dir   string
+	floor int64 // bytes that have to stay free; none when negative
+
+	mu      sync.Mutex
+	free    int64 // as last measured, less what was written since
+	checked time.Time
+}
+
+// spaceInterval is how long one measurement counts.
+const spaceInterval = 100 * time.Millisecond
+
+// take announces n bytes to be written. It is ErrFull when fewer than the floor
+// would stay free.
+func (s *space) take(n int64) error {
+	if s.floor < 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); s.checked.IsZero() || now.Sub(s.checked) >= spaceInterval {
+		free, err := freeSpace(s.dir)
+		if err != nil {
+			return err
+		}
+		s.free, s.checked = free, now
+	}
+	if s.free-n < s.floor {
+		return fullError(s.dir, s.free, s.floor)
+	}
+	s.free -= n
+	return nil
+}
+
+// freeSpace returns the bytes that this user may still write to dir's file
+// system.
+func freeSpace(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(uint64(st.Bavail) * uint64(st.Bsize)), nil
+}
+
+// fullError is ErrFull with the numbers and the remedy.
+func fullError(dir string, free, floor int64) error {
+	return ErrFull.With("the disk that holds %s has %d MiB free and pushproxy keeps %d MiB; make room or move data_dir", dir, free>>20, floor>>20)
+}
+
+// watcher is badger's logger. It prints nothing, and remembers errors that mean
+// that acknowledged writes may not be on the disk.
+type watcher struct{ failed atomic.Pointer[string] }
+
+var diskTrouble = regexp.MustCompile(`(?i)sync|input/output|no space`)
+
+// err returns what failed, after which nothing may be acknowledged any more:
+// the pages that an fsync could not write are gone without a second error.
+func (w *watcher) err(dir string) error {
+	if what := w.failed.Load(); what != nil {
+		return fmt.Errorf("the metadata in %s could not be written to the disk; check the disk and start pushproxy again: %s", dir, *what)
+	}
+	return nil
+}
+
+func (w *watcher) Errorf(format string, args ...any) {
+	if text := strings.TrimSpace(fmt.Sprintf(format, args...)); diskTrouble.MatchString(text) {
+		w.failed.CompareAndSwap(nil, &text)
+	}
+}
+func (w *watcher) Warningf(string, ...any) {}
+func (w *watcher) Infof(string, ...any)    {}
+func (w *watcher) Debugf(string, ...any)   {}
