@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"strings"
 	"sync"
 
@@ -27,6 +28,9 @@ const (
 	// growth is how much longer a value may become without counting as new
 	// data, so that a full disk does not stop a job from noting its error.
 	growth = 1 << 10
+	// Reads take the newest version there is. Badger's own timestamps would make
+	// each read wait for the fsync that happens to be under way.
+	latest = math.MaxUint64
 )
 
 // BadgerOptions are the choices of OpenBadger; the zero value is good.
@@ -50,6 +54,8 @@ type Badger struct {
 	closed bool
 	swaps  chan *swap
 	done   chan struct{} // closed when the writer has ended
+
+	version uint64 // of the last commit; the writer's alone
 }
 
 // OpenBadger opens the database in dir and makes it where it is missing. Errors
@@ -72,7 +78,7 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 		}
 	}
 	watch := &watcher{}
-	db, err := badger.Open(badgerOptions(dir, watch))
+	db, err := badger.OpenManaged(badgerOptions(dir, watch))
 	if err != nil {
 		if strings.Contains(err.Error(), "Cannot acquire directory lock") {
 			return nil, fmt.Errorf("the metadata in %s is in use by %s; stop that pushproxy or choose another data_dir", dir, lockHolder(dir))
@@ -83,7 +89,9 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 		db: db, dir: dir, watch: watch,
 		space: &space{dir: dir, floor: o.Floor},
 		swaps: make(chan *swap), done: make(chan struct{}),
+		version: db.MaxVersion(),
 	}
+	db.SetDiscardTs(b.version)
 	go b.write()
 	if err := b.settle(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -137,7 +145,7 @@ func (b *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 	if key == "" || len(key) > MaxKey {
 		return nil, nil
 	}
-	txn := b.db.NewTransaction(false)
+	txn := b.db.NewTransactionAt(latest, false)
 	defer txn.Discard()
 	return read(txn, key)
 }
@@ -209,7 +217,7 @@ func (b *Badger) apply(batch []*swap) error {
 	if err := b.watch.err(b.dir); err != nil {
 		return err
 	}
-	txn := b.db.NewTransaction(true)
+	txn := b.db.NewTransactionAt(latest, true)
 	defer txn.Discard()
 	changed := false
 	for _, s := range batch {
@@ -233,9 +241,11 @@ func (b *Badger) apply(batch []*swap) error {
 	if !changed {
 		return nil
 	}
-	if err := txn.Commit(); err != nil {
+	b.version++
+	if err := txn.CommitAt(b.version, nil); err != nil {
 		return err
 	}
+	b.db.SetDiscardTs(b.version)
 	// Badger logs a failed fsync of the value log and reports success (B12).
 	return b.watch.err(b.dir)
 }
@@ -275,7 +285,7 @@ func (b *Badger) page(ctx context.Context, prefix, from string) ([]Entry, error)
 	if b.closed {
 		return nil, ErrClosed
 	}
-	txn := b.db.NewTransaction(false)
+	txn := b.db.NewTransactionAt(latest, false)
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(prefix), PrefetchValues: false})
 	defer it.Close()
