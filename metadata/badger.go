@@ -18,8 +18,6 @@ const (
 	// defaultFloor covers what badger may write before it can refuse: two
 	// memtables and their tables, a value log, one compaction.
 	defaultFloor = 256 << 20
-	// openFloor is what opening alone may write.
-	openFloor    = 64 << 20
 	memtableSize = 16 << 20
 	// A page is what Scan reads in one transaction: a transaction held open
 	// while the caller works would keep old versions alive.
@@ -68,14 +66,8 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 	if err := prepareDir(dir); err != nil {
 		return nil, err
 	}
-	if need := min(o.Floor, openFloor); need > 0 {
-		free, err := freeSpace(dir)
-		if err != nil {
-			return nil, err
-		}
-		if free < need {
-			return nil, fullError(dir, free, need)
-		}
+	if err := roomToOpen(dir, o.Floor); err != nil {
+		return nil, err
 	}
 	watch := &watcher{}
 	db, err := badger.OpenManaged(badgerOptions(dir, watch))
@@ -193,22 +185,6 @@ func (b *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, e
 		return s.swapped, err
 	case <-ctx.Done():
 		return false, ctx.Err()
-	}
-}
-
-// write is the only writer. It takes what has arrived since the last fsync and
-// makes one transaction of it, until Close.
-func (b *Badger) write() {
-	defer close(b.done)
-	for first := range b.swaps {
-		batch := collect(first, b.swaps)
-		err := b.apply(batch)
-		for _, s := range batch {
-			if err != nil {
-				s.swapped = false
-			}
-			s.result <- err
-		}
 	}
 }
 

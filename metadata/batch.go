@@ -16,6 +16,22 @@ type swap struct {
 	result   chan error
 }
 
+// write is the only writer. It takes what has arrived since the last fsync and
+// makes one transaction of it, until Close.
+func (b *Badger) write() {
+	defer close(b.done)
+	for first := range b.swaps {
+		batch := collect(first, b.swaps)
+		err := b.apply(batch)
+		for _, s := range batch {
+			if err != nil {
+				s.swapped = false
+			}
+			s.result <- err
+		}
+	}
+}
+
 // collect returns first and what waits behind it, within the limits of a batch.
 func collect(first *swap, waiting <-chan *swap) []*swap {
 	batch := []*swap{first}

@@ -101,6 +101,23 @@ func (s *space) take(n int64) error {
 	return nil
 }
 
+// openFloor is what opening a database may write by itself, in bytes.
+const openFloor = 64 << 20
+
+// roomToOpen is ErrFull when dir's file system has too little space for opening
+// a database whose floor is floor.
+func roomToOpen(dir string, floor int64) error {
+	need := min(floor, openFloor)
+	if need <= 0 {
+		return nil
+	}
+	free, err := freeSpace(dir)
+	if err == nil && free < need {
+		err = fullError(dir, free, need)
+	}
+	return err
+}
+
 // freeSpace returns the bytes that this user may still write to dir's file
 // system.
 func freeSpace(dir string) (int64, error) {
