@@ -1,0 +1,390 @@
+// Package blobcachetest holds the suites that every store of blobcache passes:
+// the contracts of Bodies and Index, and what a Cache does on top of them.
+package blobcachetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"pushproxy/blobcache"
+)
+
+// Store is both halves of a cache's storage.
+type Store interface {
+	blobcache.Bodies
+	blobcache.Index
+}
+
+// TestBodies checks a store of chunks; open returns an empty one.
+func TestBodies(t *testing.T, open func(t *testing.T) blobcache.Bodies) {
+	for name, test := range map[string]func(*testing.T, blobcache.Bodies){
+		"a chunk reads back as it was stored":               chunkReadsBack,
+		"a chunk is replaced by a later one":                chunkIsReplaced,
+		"a chunk fills the buffer it is given":              chunkFillsBuffer,
+		"a chunk keeps its bytes when the caller's change":  chunkIsCopied,
+		"an absent chunk is unknown":                        absentChunkIsUnknown,
+		"an unusable name, number or chunk is refused":      unusableChunkIsRefused,
+		"drop forgets whole uploads and no others":          dropForgets,
+		"uploads lists each upload with chunks once":        uploadsAreListed,
+		"a cancelled context stops every call":              cancelledBodies,
+		"many writers and a drop do not disturb each other": writersBesideDrop,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t))
+		})
+	}
+}
+
+// TestIndex checks a store of records; open returns an empty one.
+func TestIndex(t *testing.T, open func(t *testing.T) blobcache.Index) {
+	for name, test := range map[string]func(*testing.T, blobcache.Index){
+		"a record is swapped only from what it is":      recordIsSwapped,
+		"scan yields a prefix in order, nothing beside": scanYieldsPrefix,
+		"scan ends when the caller has enough":          scanEndsEarly,
+		"records may change during a scan":              scanBesideSwaps,
+		"of many swaps from one value a single wins":    oneSwapWins,
+		"a cancelled context stops every call":          cancelledIndex,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t))
+		})
+	}
+}
+
+func put(t *testing.T, b blobcache.Bodies, upload string, n int, p []byte) {
+	t.Helper()
+	if err := b.PutChunk(t.Context(), upload, n, p); err != nil {
+		t.Fatalf("PutChunk(%s, %d): %v", upload, n, err)
+	}
+}
+
+func wantChunk(t *testing.T, b blobcache.Bodies, upload string, n int, want []byte) {
+	t.Helper()
+	got, err := b.GetChunk(t.Context(), upload, n, nil)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("GetChunk(%s, %d): %d bytes, %v; want the %d stored", upload, n, len(got), err, len(want))
+	}
+}
+
+func chunkReadsBack(t *testing.T, b blobcache.Bodies) {
+	for n, size := range []int{1, 100, 64 << 10, 64<<10 + 1, blobcache.ChunkSize, blobcache.ChunkSize + 4} {
+		put(t, b, "a", n, Bytes(n, size))
+	}
+	if err := b.Barrier(t.Context(), "a"); err != nil {
+		t.Fatalf("Barrier: %v", err)
+	}
+	for n, size := range []int{1, 100, 64 << 10, 64<<10 + 1, blobcache.ChunkSize, blobcache.ChunkSize + 4} {
+		wantChunk(t, b, "a", n, Bytes(n, size))
+	}
+	put(t, b, "a", 1<<32-1, []byte("the last number"))
+	wantChunk(t, b, "a", 1<<32-1, []byte("the last number"))
+}
+
+func chunkIsReplaced(t *testing.T, b blobcache.Bodies) {
+	for i, size := range []int{10, blobcache.ChunkSize, 20} {
+		put(t, b, "a", 0, Bytes(i, size))
+		wantChunk(t, b, "a", 0, Bytes(i, size))
+	}
+}
+
+func chunkFillsBuffer(t *testing.T, b blobcache.Bodies) {
+	want := Bytes(1, 1000)
+	put(t, b, "a", 0, want)
+	for _, buf := range [][]byte{make([]byte, 0, 2000), make([]byte, 500, 2000), make([]byte, 5)} {
+		got, err := b.GetChunk(t.Context(), "a", 0, buf)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("GetChunk: %d bytes, %v", len(got), err)
+		}
+		if cap(buf) >= len(want) && &got[0] != &buf[:1][0] {
+			t.Error("GetChunk did not use the buffer although the chunk fits")
+		}
+	}
+}
+
+func chunkIsCopied(t *testing.T, b blobcache.Bodies) {
+	for n, size := range []int{100, blobcache.ChunkSize} {
+		p := Bytes(n, size)
+		put(t, b, "a", n, p)
+		clear(p)
+		got, err := b.GetChunk(t.Context(), "a", n, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(got)
+		wantChunk(t, b, "a", n, Bytes(n, size))
+	}
+}
+
+func absentChunkIsUnknown(t *testing.T, b blobcache.Bodies) {
+	put(t, b, "a", 1, []byte("x"))
+	for _, c := range []struct {
+		upload string
+		n      int
+	}{{"a", 0}, {"a", 2}, {"b", 1}, {"", 1}, {"a/00000001", 0}} {
+		if got, err := b.GetChunk(t.Context(), c.upload, c.n, nil); !errors.Is(err, blobcache.ErrUnknown) {
+			t.Errorf("GetChunk(%q, %d): %d bytes, %v; want ErrUnknown", c.upload, c.n, len(got), err)
+		}
+	}
+}
+
+func unusableChunkIsRefused(t *testing.T, b blobcache.Bodies) {
+	for _, c := range []struct {
+		upload string
+		n      int
+		p      string
+	}{{"", 0, "x"}, {"a/b", 0, "x"}, {"a", -1, "x"}, {"a", 1 << 32, "x"}, {"a", 0, ""}} {
+		if err := b.PutChunk(t.Context(), c.upload, c.n, []byte(c.p)); err == nil {
+			t.Errorf("PutChunk(%q, %d, %q) succeeded", c.upload, c.n, c.p)
+		}
+	}
+}
+
+func dropForgets(t *testing.T, b blobcache.Bodies) {
+	for _, upload := range []string{"a", "aa", "b", "c"} {
+		for n := range 3 {
+			put(t, b, upload, n, Bytes(n, 100<<10))
+		}
+	}
+	if err := b.Drop(t.Context(), "a", "c", "never there"); err != nil {
+		t.Fatalf("Drop: %v", err)
+	}
+	if err := b.Drop(t.Context()); err != nil {
+		t.Fatalf("Drop of nothing: %v", err)
+	}
+	for n := range 3 {
+		wantChunk(t, b, "aa", n, Bytes(n, 100<<10))
+		wantChunk(t, b, "b", n, Bytes(n, 100<<10))
+		if _, err := b.GetChunk(t.Context(), "a", n, nil); !errors.Is(err, blobcache.ErrUnknown) {
+			t.Errorf("chunk %d of a dropped upload: %v, want ErrUnknown", n, err)
+		}
+	}
+	put(t, b, "a", 0, []byte("again"))
+	wantChunk(t, b, "a", 0, []byte("again"))
+}
+
+func uploadsAreListed(t *testing.T, b blobcache.Bodies) {
+	if got := Collect(t, b.Uploads(t.Context())); len(got) != 0 {
+		t.Fatalf("an empty store lists %v", got)
+	}
+	var want []string
+	for i := range 600 {
+		upload := fmt.Sprintf("%04d", i)
+		want = append(want, upload)
+		put(t, b, upload, 0, []byte("x"))
+		put(t, b, upload, i, []byte("y"))
+	}
+	got := Collect(t, b.Uploads(t.Context()))
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Fatalf("%d uploads listed, want %d", len(got), len(want))
+	}
+	for range b.Uploads(t.Context()) {
+		break // must not go on
+	}
+}
+
+func cancelledBodies(t *testing.T, b blobcache.Bodies) {
+	ctx, cancel := context.WithCancel(t.Context())
+	put(t, b, "a", 0, []byte("x"))
+	cancel()
+	_, getErr := b.GetChunk(ctx, "a", 0, nil)
+	for call, err := range map[string]error{
+		"PutChunk": b.PutChunk(ctx, "a", 0, []byte("y")), "GetChunk": getErr, "Drop": b.Drop(ctx, "a"),
+		"Barrier": b.Barrier(ctx, "a"), "Uploads": last(b.Uploads(ctx)),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, want context.Canceled", call, err)
+		}
+	}
+	wantChunk(t, b, "a", 0, []byte("x"))
+}
+
+func writersBesideDrop(t *testing.T, b blobcache.Bodies) {
+	const writers, chunks = 4, 8
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for n := range chunks {
+				if err := b.PutChunk(t.Context(), fmt.Sprint("writer", w), n, Bytes(n, 70<<10)); err != nil {
+					t.Errorf("PutChunk beside Drop: %v", err)
+				}
+			}
+		})
+	}
+	for i := range 4 {
+		dead := fmt.Sprint("dead", i)
+		put(t, b, dead, 0, Bytes(i, 70<<10))
+		if err := b.Drop(t.Context(), dead); err != nil {
+			t.Errorf("Drop beside writers: %v", err)
+		}
+	}
+	wg.Wait()
+	for w := range writers {
+		for n := range chunks {
+			wantChunk(t, b, fmt.Sprint("writer", w), n, Bytes(n, 70<<10))
+		}
+	}
+}
+
+func wantSwap(t *testing.T, i blobcache.Index, key, old, new string, want bool) {
+	t.Helper()
+	if got, err := i.Swap(t.Context(), key, []byte(old), []byte(new)); err != nil || got != want {
+		t.Fatalf("Swap(%s, %q, %q): %t, %v; want %t", key, old, new, got, err, want)
+	}
+}
+
+func recordIsSwapped(t *testing.T, i blobcache.Index) {
+	for _, step := range []struct {
+		old, new string
+		want     bool
+		after    string
+	}{
+		{"", "", true, ""}, {"x", "a", false, ""}, {"", "a", true, "a"}, {"", "b", false, "a"}, {"x", "b", false, "a"},
+		{"a", "b", true, "b"}, {"a", "", false, "b"}, {"b", "b", true, "b"}, {"b", "", true, ""}, {"b", "c", false, ""},
+		{"", "c", true, "c"},
+	} {
+		wantSwap(t, i, "k", step.old, step.new, step.want)
+		got, err := i.Get(t.Context(), "k")
+		if err != nil || string(got) != step.after || (got == nil) != (step.after == "") {
+			t.Fatalf("after Swap(%q, %q): %q, %v; want %q", step.old, step.new, got, err, step.after)
+		}
+	}
+}
+
+func scanYieldsPrefix(t *testing.T, i blobcache.Index) {
+	var want []string
+	for n := range 600 {
+		key := fmt.Sprintf("p/%04d", n)
+		want = append(want, key)
+		wantSwap(t, i, key, "", "v"+key, true)
+	}
+	for _, key := range []string{"p", "p.", "p0", "o/0001", "q"} {
+		wantSwap(t, i, key, "", "beside", true)
+	}
+	wantSwap(t, i, "p/0007", "vp/0007", "", true)
+	want = slices.DeleteFunc(want, func(k string) bool { return k == "p/0007" })
+	entries := Collect(t, i.Scan(t.Context(), "p/"))
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Key)
+		if string(e.Value) != "v"+e.Key {
+			t.Errorf("%s holds %q", e.Key, e.Value)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("Scan: %d keys, want %d in order", len(got), len(want))
+	}
+}
+
+func scanEndsEarly(t *testing.T, i blobcache.Index) {
+	for _, key := range []string{"p/a", "p/b", "p/c"} {
+		wantSwap(t, i, key, "", "v", true)
+	}
+	for e, err := range i.Scan(t.Context(), "p/") {
+		if err != nil || e.Key != "p/a" {
+			t.Fatalf("first: %q, %v", e.Key, err)
+		}
+		break
+	}
+}
+
+func scanBesideSwaps(t *testing.T, i blobcache.Index) {
+	for n := range 300 {
+		wantSwap(t, i, fmt.Sprintf("p/%03d", n), "", "v", true)
+	}
+	seen := 0
+	for e, err := range i.Scan(t.Context(), "p/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantSwap(t, i, e.Key, "v", "", true)
+		seen++
+	}
+	if seen != 300 {
+		t.Errorf("Scan yielded %d records, want 300", seen)
+	}
+}
+
+func oneSwapWins(t *testing.T, i blobcache.Index) {
+	wantSwap(t, i, "counter", "", strings.Repeat("+", 1), true)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for done := 0; done < 10; {
+				old, err := i.Get(t.Context(), "counter")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ok, err := i.Swap(t.Context(), "counter", old, append(bytes.Clone(old), '+'))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if ok {
+					done++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got, _ := i.Get(t.Context(), "counter"); len(got) != 81 {
+		t.Errorf("80 increments counted to %d", len(got)-1)
+	}
+}
+
+func cancelledIndex(t *testing.T, i blobcache.Index) {
+	ctx, cancel := context.WithCancel(t.Context())
+	wantSwap(t, i, "k", "", "v", true)
+	cancel()
+	_, getErr := i.Get(ctx, "k")
+	_, swapErr := i.Swap(ctx, "k", []byte("v"), []byte("w"))
+	for call, err := range map[string]error{"Get": getErr, "Swap": swapErr, "Scan": last(i.Scan(ctx, "p/"))} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, want context.Canceled", call, err)
+		}
+	}
+	wantSwap(t, i, "k", "v", "w", true)
+}
+
+// Bytes returns size bytes that depend on seed and do not repeat per chunk.
+func Bytes(seed, size int) []byte {
+	p := make([]byte, size)
+	x := uint64(seed)*0x9e3779b97f4a7c15 + 1
+	for i := range p {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		p[i] = byte(x >> 32)
+	}
+	return p
+}
+
+// Collect returns everything an iteration yields and fails on its error.
+func Collect[T any](t *testing.T, seq iter.Seq2[T, error]) []T {
+	t.Helper()
+	var all []T
+	for v, err := range seq {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// last returns the error that an iteration ends with.
+func last[T any](seq iter.Seq2[T, error]) (err error) {
+	for _, err = range seq {
+	}
+	return err
+}

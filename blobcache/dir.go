@@ -1,0 +1,152 @@
+package blobcache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"pushproxy/oci"
+)
+
+// prepareDir makes sure that dir is a directory for us alone.
+func prepareDir(dir string) error {
+	if dir == "" {
+		return errors.New("cache directory: no name given")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cache directory %s cannot be created: %w; choose another data directory", dir, err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("cache directory: %w", err)
+	}
+	if uid, foreign := foreignOwner(info); foreign {
+		return fmt.Errorf("cache directory %s belongs to user id %d, not to %d who runs this: choose another data directory, or run as its owner", dir, uid, os.Geteuid())
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
+		return fmt.Errorf("cache directory %s is open to other users (mode %#o): run chmod 700 %s", dir, mode, dir)
+	}
+	probe, err := os.CreateTemp(dir, ".writable-")
+	if err != nil {
+		return fmt.Errorf("cache directory %s is not writable: %w", dir, err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// openError explains why badger did not open dir.
+func openError(dir string, err error) error {
+	if !strings.Contains(err.Error(), "Cannot acquire directory lock") {
+		return fmt.Errorf("cache %s cannot be opened: %w", dir, err)
+	}
+	who := "another process"
+	if pid, readErr := os.ReadFile(filepath.Join(dir, "LOCK")); readErr == nil {
+		who = "process " + strings.TrimSpace(string(pid))
+	}
+	return fmt.Errorf("cache %s is in use by %s: stop it, or choose another data directory", dir, who)
+}
+
+// watcher is badger's logger. It says nothing; it listens, because badger only
+// logs that the disk failed under it, and goes on acknowledging.
+type watcher struct {
+	dir    string
+	failed atomic.Pointer[error]
+}
+
+var diskFailure = regexp.MustCompile(`(?i)sync|input/output`)
+
+// Errorf implements badger.Logger.
+func (w *watcher) Errorf(format string, args ...any) {
+	if line := strings.TrimSpace(fmt.Sprintf(format, args...)); diskFailure.MatchString(line) {
+		w.fail(line)
+	}
+}
+
+// Warningf implements badger.Logger.
+func (w *watcher) Warningf(string, ...any) {}
+
+// Infof implements badger.Logger.
+func (w *watcher) Infof(string, ...any) {}
+
+// Debugf implements badger.Logger.
+func (w *watcher) Debugf(string, ...any) {}
+
+func (w *watcher) fail(reason string) {
+	err := fmt.Errorf("%w: %w", ErrFailed, oci.ErrStorageFull.With(
+		"the proxy's disk failed and nothing more is stored until it is restarted; check the disk of its data directory").
+		Because(fmt.Errorf("%s: %s", w.dir, reason)))
+	w.failed.CompareAndSwap(nil, &err)
+}
+
+// err returns how the disk failed, nil if it did not. What a failed fsync lost
+// cannot be known, so there is no way back but a new start.
+func (w *watcher) err() error {
+	if err := w.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fileSync syncs badger's files by name, which works with any descriptor.
+type fileSync struct {
+	dir    string
+	mu     sync.Mutex
+	sealed map[string]bool // value logs that were synced when they had ended
+}
+
+// sync returns when what is written in the value logs and memtables is durable.
+// Tables and the manifest need none: badger syncs those itself.
+func (f *fileSync) sync() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	logs, err := filepath.Glob(filepath.Join(f.dir, "*.vlog"))
+	if err != nil {
+		return err
+	}
+	tables, err := filepath.Glob(filepath.Join(f.dir, "*.mem"))
+	if err != nil {
+		return err
+	}
+	sealed := make(map[string]bool, len(logs))
+	for i, name := range logs { // in the order of their numbers: the last one grows
+		if !f.sealed[name] {
+			if err := syncFile(name); err != nil {
+				return err
+			}
+		}
+		sealed[name] = i < len(logs)-1
+	}
+	f.sealed = sealed
+	for _, name := range tables {
+		if err := syncFile(name); err != nil {
+			return err
+		}
+	}
+	return syncFile(f.dir)
+}
+
+// syncFile syncs a file, if it is still there: badger removes one only after its
+// content is elsewhere and synced.
+func syncFile(name string) error {
+	file, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
+func orDefault(v, standard int64) int64 {
+	if v == 0 {
+		return standard
+	}
+	return v
+}

@@ -1,0 +1,28 @@
+//go:build linux || darwin
+
+package blobcache
+
+import (
+	"io/fs"
+	"math"
+	"os"
+	"syscall"
+)
+
+// freeBytes returns what an ordinary user may still store in dir's file system.
+func freeBytes(dir string) (int64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	return int64(min(uint64(s.Bavail)*uint64(s.Bsize), math.MaxInt64/2)), nil
+}
+
+// foreignOwner returns the user id that owns the file if it is not ours.
+func foreignOwner(info fs.FileInfo) (uid int, foreign bool) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(stat.Uid), int(stat.Uid) != os.Geteuid()
+}

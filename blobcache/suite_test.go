@@ -1,0 +1,44 @@
+package blobcache_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"pushproxy/blobcache"
+	"pushproxy/blobcache/blobcachetest"
+)
+
+// stores are the stores that the suites run over.
+var stores = map[string]func(*testing.T) blobcachetest.Store{
+	"memory": func(*testing.T) blobcachetest.Store { return blobcache.NewMemory() },
+	"badger": func(t *testing.T) blobcachetest.Store { return openBadger(t, filepath.Join(t.TempDir(), "cache")) },
+}
+
+// openBadger opens a store with small files, and closes it with the test.
+func openBadger(t testing.TB, dir string) *blobcache.Badger {
+	t.Helper()
+	s, err := blobcache.OpenBadger(dir, small)
+	if err != nil {
+		t.Fatalf("OpenBadger: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+var small = blobcache.BadgerOptions{Floor: 64 << 20, ValueLogFileSize: 16 << 20, MemTableSize: 4 << 20}
+
+func TestStores(t *testing.T) {
+	t.Parallel()
+	for name, open := range stores {
+		t.Run(name+" bodies", func(t *testing.T) {
+			blobcachetest.TestBodies(t, func(t *testing.T) blobcache.Bodies { return open(t) })
+		})
+		t.Run(name+" index", func(t *testing.T) {
+			blobcachetest.TestIndex(t, func(t *testing.T) blobcache.Index { return open(t) })
+		})
+	}
+}
