@@ -1,0 +1,181 @@
+// Package upstream is the client of one other registry: what is there, mounts,
+// uploads, manifests, tags and pulls, with the retries, redirect rules, dial
+// policy and registry quirks that pushing to real registries takes.
+//
+// It holds no credentials. The Transport of Client.HTTP injects them; every
+// request carries its repository in the context (oci.ContextWithRepo), so that
+// the injector can tell the scope even where an upload location has a path of
+// its own. The order of a push is: HeadBlob, StartUpload (mount or start in one
+// POST), Upload.Send, PutManifest.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"pushproxy/oci"
+)
+
+// downFor is how long a base URL whose transport failed is tried after the
+// others.
+const downFor = 30 * time.Second
+
+// Client speaks to one upstream registry. The exported fields are set before
+// the first call and not changed later; the methods are safe for concurrent use.
+type Client struct {
+	// Host is the canonical name of the registry, used in messages.
+	Host string
+	// URLs are the base URL and then its fallbacks. They are tried in order
+	// when the transport fails, never after an answer, and a host once reached
+	// by TLS is not tried in the clear.
+	URLs []*url.URL
+	// UploadHosts are the hosts (or host:port), other than those of URLs, that
+	// an upload location may name. Nothing there gets a credential.
+	UploadHosts []string
+	// HTTP supplies the Transport, which injects credentials for the origins of
+	// URLs only. Nothing else of it is used: redirects follow this room's own
+	// rules and there are no cookies. Nil means NewTransport's defaults.
+	HTTP *http.Client
+	// Describe says which credential source is used for repo, for messages. Nil
+	// means that messages do not say.
+	Describe func(ctx context.Context, repo oci.Repo) string
+	// Attempts is how often one request is tried in all; 0 means 5.
+	Attempts int
+	// Notify, when set, is told of each retry before its delay begins. It must
+	// not block.
+	Notify func(Retry)
+
+	bare    sync.Once
+	noHTTP  http.RoundTripper
+	mu      sync.Mutex
+	byTLS   map[string]bool      // host names reached by TLS
+	down    map[string]time.Time // base URL → until when it is tried last
+	paused  time.Time            // no request before: the upstream said 429
+	learned learned
+}
+
+// Ping asks for the API's root, GET /v2/ (specification, end-1). Nil means that
+// a registry answered and took the credential, if there is one.
+func (c *Client) Ping(ctx context.Context) error {
+	k := call{what: "answer GET /v2/", repo: oci.Repo{Host: c.Host}, method: http.MethodGet, path: "/v2/"}
+	a, err := c.do(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	switch a.Status {
+	case http.StatusOK:
+		return nil
+	case http.StatusNotFound:
+		return oci.ErrUpstream.With("%s does not speak the registry API: GET /v2/ answered 404; check the url of this upstream in the config", c.Host)
+	}
+	return c.fail(ctx, k, a, oci.ErrNotFound)
+}
+
+// CanPush opens an upload in repo and cancels it. Nil means that a push may
+// start there.
+func (c *Client) CanPush(ctx context.Context, repo oci.Repo) error {
+	u, _, err := c.StartUpload(ctx, repo, "", "")
+	if err != nil {
+		return err
+	}
+	return u.Cancel(ctx)
+}
+
+// transport returns what sends requests. http.Client is not used to send: it
+// would print signed query strings in its errors and follow redirects.
+func (c *Client) transport() http.RoundTripper {
+	if c.HTTP != nil && c.HTTP.Transport != nil {
+		return c.HTTP.Transport
+	}
+	c.bare.Do(func() { c.noHTTP = NewTransport(TransportOptions{}) })
+	return c.noHTTP
+}
+
+// bases returns the base URLs in the order to try them: those whose transport
+// failed a moment ago last.
+func (c *Client) bases() []*url.URL {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	var up, down []*url.URL
+	for _, u := range c.URLs {
+		if now.Before(c.down[u.String()]) {
+			down = append(down, u)
+		} else {
+			up = append(up, u)
+		}
+	}
+	return append(up, down...)
+}
+
+// refuseClear returns an error when base is plain http at a host that has been
+// reached by TLS: whoever can break TLS must not gain a downgrade by it.
+func (c *Client) refuseClear(base *url.URL) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if base.Scheme == "https" || !c.byTLS[strings.ToLower(base.Hostname())] {
+		return nil
+	}
+	return fmt.Errorf("%s was reached by TLS before and is not tried without", base.Host)
+}
+
+// answered records that base works.
+func (c *Client) answered(base *url.URL) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.down, base.String())
+	if base.Scheme == "https" {
+		c.markTLS(base)
+	}
+}
+
+// failed records that the transport to base failed.
+func (c *Client) failed(base *url.URL, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down == nil {
+		c.down = map[string]time.Time{}
+	}
+	c.down[base.String()] = time.Now().Add(downFor)
+	// A certificate that does not verify is still TLS: falling back to clear
+	// text would reward whoever presented it.
+	var bad *tls.CertificateVerificationError
+	if base.Scheme == "https" && errors.As(err, &bad) {
+		c.markTLS(base)
+	}
+}
+
+// markTLS needs c.mu.
+func (c *Client) markTLS(base *url.URL) {
+	if c.byTLS == nil {
+		c.byTLS = map[string]bool{}
+	}
+	c.byTLS[strings.ToLower(base.Hostname())] = true
+}
+
+// checked returns an error unless repo's name is one that may stand in a path.
+func checked(repo oci.Repo) error {
+	if !oci.ValidName(repo.Name) {
+		return oci.ErrNameInvalid.With("%s is not a repository name", plain(repo.Name))
+	}
+	return nil
+}
+
+// checkedReference returns an error unless reference is a tag or a digest.
+func checkedReference(reference string) error {
+	if oci.ValidTag(reference) {
+		return nil
+	}
+	if _, err := oci.ParseDigest(reference); err != nil {
+		return oci.ErrTagInvalid.With("%s is neither a tag nor a digest", plain(reference))
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"pushproxy/oci"
+)
+
+const (
+	defaultAttempts = 5
+	firstDelay      = 500 * time.Millisecond
+	longestDelay    = 30 * time.Second
+	// longestAfter is the longest Retry-After that is waited out here; a
+	// longer one is the caller's to schedule.
+	longestAfter = 5 * time.Minute
+)
+
+// Retry tells that a request is about to be sent again.
+type Retry struct {
+	Repo    oci.Repo
+	What    string        // what is being tried, such as "upload blob sha256:… to ghcr.io/acme/app"
+	Why     string        // why the last attempt did not do
+	Delay   time.Duration // how long it waits now
+	Attempt int           // the attempt that failed, from 1
+	Of      int           // attempts in all
+}
+
+// failure is why an attempt may be worth repeating.
+type failure struct {
+	why   string
+	busy  bool          // the upstream asks everyone to slow down
+	after time.Duration // its Retry-After; 0: none
+}
+
+// judge reports whether the same request may fare better later.
+func judge(a *answer, err error) (failure, bool) {
+	if err != nil {
+		return failure{why: plain(err.Error())}, !decided(err)
+	}
+	switch a.Status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		f := failure{why: "the upstream answered " + status(a.Status) + words(a.text)}
+		f.after = retryAfter(a.Header.Get("Retry-After"), time.Now())
+		f.busy = a.Status == http.StatusTooManyRequests
+		return f, true
+	}
+	return failure{}, false
+}
+
+// errVerdict is the cause of errors that another attempt cannot change.
+var errVerdict = errors.New("not tried again")
+
+// decided reports whether err is a verdict, such as a refused credential or
+// address, and not a transport that may work the next time.
+func decided(err error) bool {
+	if errors.Is(err, errVerdict) {
+		return true
+	}
+	var e *oci.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Status/100 != 5 && e.Status != http.StatusTooManyRequests
+}
+
+// tries counts the attempts at one thing.
+type tries struct {
+	c     *Client
+	repo  oci.Repo
+	what  string
+	n     int
+	delay time.Duration
+	last  string
+}
+
+func (t *tries) limit() int {
+	if t.c.Attempts > 0 {
+		return t.c.Attempts
+	}
+	return defaultAttempts
+}
+
+// more reports whether another attempt is due after f.
+func (t *tries) more(f failure) bool { return t.n+1 < t.limit() && f.after <= longestAfter }
+
+// wait sleeps before the next attempt: decorrelated jitter, at least the
+// upstream's Retry-After.
+func (t *tries) wait(ctx context.Context, f failure) error {
+	t.n++
+	t.last = f.why
+	if t.delay < firstDelay {
+		t.delay = firstDelay
+	}
+	t.delay = min(longestDelay, firstDelay+rand.N(3*t.delay-firstDelay))
+	delay := max(t.delay, f.after)
+	if f.busy {
+		t.c.pauseFor(delay)
+	}
+	if t.c.Notify != nil {
+		t.c.Notify(Retry{Repo: t.repo, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit()})
+	}
+	if err := sleep(ctx, delay); err != nil {
+		return t.ended(ctx)
+	}
+	return nil
+}
+
+// ended is the error when ctx ended first; it names the last cause.
+func (t *tries) ended(ctx context.Context) error {
+	if t.last == "" {
+		return fmt.Errorf("%s: %w", t.what, context.Cause(ctx))
+	}
+	return oci.ErrUpstream.With("%s: gave up on trying to %s after %d of %d attempts: %s; try again", t.c.Host, t.what, t.n, t.limit(), t.last).
+		Because(context.Cause(ctx))
+}
+
+// pauseFor holds every request of the client back for delay.
+func (c *Client) pauseFor(delay time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until := time.Now().Add(delay); until.After(c.paused) {
+		c.paused = until
+	}
+}
+
+// calm waits until the upstream wants requests again.
+func (c *Client) calm(ctx context.Context) error {
+	c.mu.Lock()
+	until := c.paused
+	c.mu.Unlock()
+	return sleep(ctx, time.Until(until))
+}
+
+// sleep returns after d, or with an error when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// retryAfter reads a Retry-After header, seconds or a date (RFC 9110, 10.2.3);
+// 0 when it is absent, past or unreadable.
+func retryAfter(header string, now time.Time) time.Duration {
+	header = strings.TrimSpace(header)
+	if header == "" {
+		return 0
+	}
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
