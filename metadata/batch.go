@@ -1,11 +1,19 @@
 package metadata
 
+import (
+	"bytes"
+	"context"
+)
+
 const (
 	// A batch is one transaction, and thereby one fsync. Its bytes, and those of
 	// one value below badger's threshold of 1 MiB on top, have to stay below
 	// 15 % of badger's memtable size, its limit.
 	maxBatchBytes = 1 << 20
 	maxBatchSwaps = 512
+	// growth is how much longer a value may become without counting as new
+	// data, so that a full disk does not stop a job from noting its error.
+	growth = 1 << 10
 )
 
 // swap is one Swap on its way through the writer.
@@ -14,6 +22,39 @@ type swap struct {
 	old, new []byte
 	swapped  bool
 	result   chan error
+}
+
+// Swap implements KV.
+func (b *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if err := checkSwap(key, old, new); err != nil {
+		return false, err
+	}
+	b.life.RLock()
+	defer b.life.RUnlock()
+	if b.closed {
+		return false, ErrClosed
+	}
+	if len(new) > len(old)+growth || old == nil {
+		if err := b.space.take(int64(len(key) + len(new))); err != nil {
+			return false, err
+		}
+	}
+	// Copies, because the caller may leave before the writer is done.
+	s := &swap{key: key, old: bytes.Clone(old), new: bytes.Clone(new), result: make(chan error, 1)}
+	select {
+	case b.swaps <- s:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	select {
+	case err := <-s.result:
+		return s.swapped, err
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }
 
 // write is the only writer. It takes what has arrived since the last fsync and

@@ -20,6 +20,7 @@ const (
 	Mounted  Evidence = "mounted"  // it answered a mount with 201
 	Seen     Evidence = "head"     // it answered a HEAD or GET
 	Named    Evidence = "manifest" // it took a manifest that names the digest
+	Deleted  Evidence = "deleted"  // it deleted the digest: evidence of absence
 )
 
 // presenceFresh is the age below which the same evidence is not written again.
