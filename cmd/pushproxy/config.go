@@ -1,0 +1,307 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// Config is the whole configuration. config.example.yaml is its manual; a test
+// holds the two together.
+type Config struct {
+	Listen          []string          `mapstructure:"listen"`
+	DataDir         string            `mapstructure:"data_dir"`
+	Auth            string            `mapstructure:"auth"`
+	DefaultUpstream string            `mapstructure:"default_upstream"`
+	Upstreams       []UpstreamConfig  `mapstructure:"upstreams"`
+	Storage         string            `mapstructure:"storage"`
+	Credentials     CredentialsConfig `mapstructure:"credentials"`
+	Proxy           string            `mapstructure:"proxy"`
+	Log             LogConfig         `mapstructure:"log"`
+}
+
+// UpstreamConfig is one entry of upstreams.
+type UpstreamConfig struct {
+	Host          string   `mapstructure:"host"`
+	URL           string   `mapstructure:"url"`
+	FallbackURLs  []string `mapstructure:"fallback_urls"`
+	Aliases       []string `mapstructure:"aliases"`
+	Prefix        string   `mapstructure:"prefix"`
+	Mode          string   `mapstructure:"mode"`
+	CAFile        string   `mapstructure:"ca_file"`
+	TrustedRealms []string `mapstructure:"trusted_realms"`
+	UploadHosts   []string `mapstructure:"upload_hosts"`
+}
+
+// CredentialsConfig says where credentials are found. No key holds one.
+type CredentialsConfig struct {
+	DockerConfig  string            `mapstructure:"docker_config"`
+	PodmanAuth    string            `mapstructure:"podman_auth"`
+	References    []ReferenceConfig `mapstructure:"references"`
+	HelperTimeout time.Duration     `mapstructure:"helper_timeout"`
+	HelperEnv     []string          `mapstructure:"helper_env"`
+}
+
+// ReferenceConfig names one credential by where its secret is kept.
+type ReferenceConfig struct {
+	For           string `mapstructure:"for"`
+	Username      string `mapstructure:"username"`
+	Password      string `mapstructure:"password"`
+	IdentityToken string `mapstructure:"identity_token"`
+}
+
+// LogConfig is how the program reports.
+type LogConfig struct {
+	Level  string `mapstructure:"level"`
+	Format string `mapstructure:"format"`
+}
+
+// keys are the scalar keys with their defaults and the text of their flags; the
+// lists of entries have none but take JSON from their variables.
+var keys = []struct {
+	key   string
+	value any
+	flag  string
+	usage string
+}{
+	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, loopback only (repeatable)"},
+	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
+	{"auth", "auto", "auth", "who may call: auto or none (every local caller is you)"},
+	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
+	{"upstreams", nil, "", ""},
+	{"storage", "badger", "storage", "where blobs live: badger"},
+	{"credentials.docker_config", "", "docker-config", "`path` of docker's config.json or its directory (default $DOCKER_CONFIG or ~/.docker)"},
+	{"credentials.podman_auth", "", "podman-auth", "`path` of podman's auth.json (default its standard places)"},
+	{"credentials.references", nil, "", ""},
+	{"credentials.helper_timeout", 10 * time.Second, "helper-timeout", "how long a credential helper may take"},
+	{"credentials.helper_env", []string{}, "helper-env", "`name` of a variable that credential helpers may see (repeatable)"},
+	{"proxy", "", "proxy", "`URL` of an HTTP proxy for upstreams, or environment to use $HTTPS_PROXY and its kind (default none)"},
+	{"log.level", "info", "log-level", "debug, info, warn or error"},
+	{"log.format", "text", "log-format", "text or json"},
+}
+
+// addFlags gives every scalar key its flag.
+func addFlags(flags *pflag.FlagSet) {
+	flags.String("config", "", "`file` to read (default $PUSHPROXY_CONFIG or ~/.config/pushproxy/config.yaml, if there is one)")
+	for _, k := range keys {
+		switch value := k.value.(type) {
+		case string:
+			flags.String(k.flag, value, k.usage)
+		case []string:
+			flags.StringSlice(k.flag, value, k.usage)
+		case time.Duration:
+			flags.Duration(k.flag, value, k.usage)
+		}
+	}
+}
+
+// loadConfig reads the configuration: flags over PUSHPROXY_… variables over the
+// file over defaults. The error names each bad key and what it may be.
+func loadConfig(flags *pflag.FlagSet) (Config, error) {
+	v := viper.New()
+	v.SetEnvPrefix("PUSHPROXY")
+	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
+	for _, k := range keys {
+		v.SetDefault(k.key, k.value)
+		if err := v.BindEnv(k.key); err != nil {
+			return Config{}, err
+		}
+		if flag := flags.Lookup(k.flag); flag != nil && k.flag != "" {
+			if err := v.BindPFlag(k.key, flag); err != nil {
+				return Config{}, err
+			}
+		}
+	}
+	file, required := configFile(flags)
+	if file != "" {
+		v.SetConfigFile(file)
+		v.SetConfigType("yaml")
+		err := v.ReadInConfig()
+		if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
+			return Config{}, fmt.Errorf("configuration file %s: %w", file, err)
+		}
+	}
+	var c Config
+	hooks := mapstructure.ComposeDecodeHookFunc(jsonLists, mapstructure.StringToTimeDurationHookFunc(), mapstructure.StringToSliceHookFunc(","))
+	if err := v.UnmarshalExact(&c, viper.DecodeHook(hooks)); err != nil {
+		return Config{}, badKeys(file, err)
+	}
+	c.fill()
+	if problems := c.check(); len(problems) > 0 {
+		return Config{}, fmt.Errorf("configuration:\n  %s", strings.Join(problems, "\n  "))
+	}
+	return c, nil
+}
+
+func configFile(flags *pflag.FlagSet) (file string, required bool) {
+	if file, _ := flags.GetString("config"); file != "" {
+		return expand(file), true
+	}
+	if file := os.Getenv("PUSHPROXY_CONFIG"); file != "" {
+		return expand(file), true
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", false
+	}
+	return filepath.Join(dir, "pushproxy", "config.yaml"), false
+}
+
+// jsonLists lets a variable hold a list of entries, as JSON.
+func jsonLists(from, to reflect.Type, data any) (any, error) {
+	text, ok := data.(string)
+	if !ok || to.Kind() != reflect.Slice || to.Elem().Kind() != reflect.Struct || from.Kind() != reflect.String {
+		return data, nil
+	}
+	var list []map[string]any
+	if text == "" {
+		return list, nil
+	}
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		return nil, fmt.Errorf("the variable needs a JSON list of objects: %w", err)
+	}
+	return list, nil
+}
+
+// badKeys says in one line each which keys are unknown or of the wrong kind.
+func badKeys(file string, err error) error {
+	text := strings.NewReplacer("decoding failed due to the following error(s):\n\n", "", "'' has invalid keys: ", "unknown keys: ", "has invalid keys", "has unknown keys").Replace(err.Error())
+	if file == "" {
+		file = "configuration"
+	}
+	return fmt.Errorf("%s: %s (config.example.yaml lists every key)", file, strings.TrimSpace(text))
+}
+
+func (c *Config) fill() {
+	if c.DataDir == "" {
+		base := os.Getenv("XDG_DATA_HOME")
+		if base == "" {
+			base = "~/.local/share"
+		}
+		c.DataDir = filepath.Join(base, "pushproxy")
+	}
+	c.DataDir = expand(c.DataDir)
+	c.Credentials.DockerConfig = expand(c.Credentials.DockerConfig)
+	c.Credentials.PodmanAuth = expand(c.Credentials.PodmanAuth)
+	for i := range c.Upstreams {
+		u := &c.Upstreams[i]
+		u.Host = strings.ToLower(u.Host)
+		u.CAFile = expand(u.CAFile)
+		u.Prefix = strings.Trim(u.Prefix, "/")
+		if u.Mode == "" {
+			u.Mode = "sync"
+		}
+		if u.URL == "" {
+			u.URL = defaultURL(u.Host)
+		}
+	}
+	c.DefaultUpstream = strings.ToLower(c.DefaultUpstream)
+}
+
+// defaultURL is where a registry is reached unless the configuration says so.
+func defaultURL(host string) string {
+	if host == "docker.io" {
+		return "https://registry-1.docker.io"
+	}
+	return "https://" + host
+}
+
+// expand replaces a leading ~ by the home directory.
+func expand(path string) string {
+	if path != "~" && !strings.HasPrefix(path, "~/") {
+		return path
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return path
+	}
+	return filepath.Join(home, path[1:])
+}
+
+func (c *Config) check() (problems []string) {
+	say := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	oneOf := func(key, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			say("%s: %q is not one of %s", key, value, strings.Join(allowed, ", "))
+		}
+	}
+	oneOf("auth", c.Auth, "auto", "none")
+	oneOf("storage", c.Storage, "badger")
+	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", c.Log.Format, "text", "json")
+	if len(c.Listen) == 0 {
+		say("listen: at least one address is needed, such as 127.0.0.1:5001")
+	}
+	for _, address := range c.Listen {
+		if why := loopback(address); why != "" {
+			say("listen: %q %s", address, why)
+		}
+	}
+	if !filepath.IsAbs(c.DataDir) {
+		say("data_dir: %q is not an absolute path", c.DataDir)
+	}
+	if c.Credentials.HelperTimeout <= 0 {
+		say("credentials.helper_timeout: %s is not a positive duration, such as 10s", c.Credentials.HelperTimeout)
+	}
+	if c.Proxy != "" && c.Proxy != "environment" {
+		if why := webURL(c.Proxy); why != "" {
+			say("proxy: %q %s; or write environment", c.Proxy, why)
+		}
+	}
+	names := map[string]string{}
+	for i, u := range c.Upstreams {
+		key := fmt.Sprintf("upstreams[%d]", i)
+		u.check(key, say, oneOf)
+		for _, name := range append([]string{u.Host}, u.Aliases...) {
+			if other, taken := names[name]; taken && name != "" {
+				say("%s: the name %q belongs to %s already", key, name, other)
+			}
+			names[name] = key
+		}
+	}
+	for i, r := range c.Credentials.References {
+		r.check(fmt.Sprintf("credentials.references[%d]", i), say)
+	}
+	return problems
+}
+
+// loopback returns what is wrong with a listener's address.
+func loopback(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	switch {
+	case err != nil || port == "":
+		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
+	case host == "localhost":
+		return ""
+	case !net.ParseIP(host).IsLoopback():
+		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
+	}
+	return ""
+}
+
+// webURL returns what is wrong with an upstream's URL.
+func webURL(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return "is not a URL such as https://registry.example.com"
+	case u.User != nil:
+		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
+	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
+		return "has more than scheme, host and port"
+	}
+	return ""
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func configCommand() *cobra.Command {
+	command := &cobra.Command{Use: "config", Short: "Look at the configuration"}
+	command.AddCommand(&cobra.Command{
+		Use:   "check",
+		Short: "Read the configuration and say what it comes to, or what is wrong with it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "listen: %s\ndata_dir: %s\nauth: %s\nstorage: %s\n", strings.Join(c.Listen, " "), c.DataDir, c.Auth, c.Storage)
+			for _, u := range c.Upstreams {
+				fmt.Fprintf(out, "upstream %s: %s", u.Host, u.URL)
+				if len(u.FallbackURLs) > 0 {
+					fmt.Fprintf(out, ", else %s", strings.Join(u.FallbackURLs, ", "))
+				}
+				if len(u.Aliases) > 0 {
+					fmt.Fprintf(out, "; also called %s", strings.Join(u.Aliases, ", "))
+				}
+				fmt.Fprintln(out)
+			}
+			hosts, err := sources(c.Credentials).Hosts(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "logged in to: %s\n", orNone(strings.Join(hosts, " ")))
+			return nil
+		},
+	})
+	return command
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "no registry"
+	}
+	return s
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/net/netutil"
+
+	"pushproxy/blobcache"
+	"pushproxy/forward"
+	"pushproxy/metadata"
+	"pushproxy/oci"
+	"pushproxy/proxy"
+)
+
+const (
+	// stopFor is how long a stop may take: what is under way ends or is given up.
+	stopFor = 25 * time.Second
+	// uploadIdle is how long an upload may lie before it is dropped at a start.
+	uploadIdle = 24 * time.Hour
+	// The server's limits (trust.md S28). There is none on a whole request, since
+	// no limit suits every layer; bodies have one on pauses.
+	headerTimeout  = 10 * time.Second
+	idleTimeout    = 120 * time.Second
+	maxHeaderBytes = 64 << 10
+	maxConnections = 1024
+)
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Take pushes on localhost and forward them",
+		Long: "Take pushes on localhost and forward them to the registries that you are logged in to.\n" +
+			"Push to localhost:5001/<registry>/<repository>:<tag>.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c, newLogger(c.Log, cmd.ErrOrStderr()))
+		},
+	}
+}
+
+func newLogger(c LogConfig, w io.Writer) *slog.Logger {
+	var level slog.Level
+	// The configuration was checked; the level is one that slog knows.
+	_ = level.UnmarshalText([]byte(c.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// serve runs the registry door until ctx ends.
+func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
+	restrictFiles()
+	listeners, err := listen(c.Listen, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			// A server that ran has closed it already.
+			_ = l.Close()
+		}
+	}()
+	stores, err := openStores(ctx, c.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stores.close()) }()
+	cache := blobcache.New(stores.blobs, stores.blobs)
+	meta := &metadata.DB{KV: stores.facts}
+	forwarder := forward.New(cache, meta)
+	upstreams, err := newUpstreams(c, stores.secret, forwarder)
+	if err != nil {
+		return err
+	}
+	guard, err := proxy.NewGuard(addresses(listeners))
+	if err != nil {
+		return err
+	}
+	door := &proxy.Registry{
+		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target,
+		Cache: cache, Meta: meta, Forward: forwarder, Log: log,
+	}
+	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
+		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
+	background, end := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { sweep(background, cache, log) })
+	err = runServer(ctx, door, listeners, forwarder, log)
+	end()
+	tasks.Wait()
+	return err
+}
+
+// sweep gives back the space of uploads that nobody will finish.
+func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
+	n, err := cache.Sweep(ctx, uploadIdle)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		log.Warn("dead uploads could not all be swept; the next start tries again", "error", err)
+	case n > 0:
+		log.Info("dead uploads swept", "uploads", n)
+	}
+}
+
+// runServer answers until ctx ends, and then lets what is under way finish.
+func runServer(ctx context.Context, door http.Handler, listeners []net.Listener, forwarder *forward.Forwarder, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           door,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) }()
+	}
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	log.Info("stopping; pushes under way may finish", "for_at_most", stopFor)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopFor)
+	defer cancel()
+	if shutdownErr := server.Shutdown(stop); shutdownErr != nil {
+		log.Warn("some requests did not finish; clients can push again and what was received is kept")
+		_ = server.Close()
+	}
+	if closeErr := forwarder.Close(stop); closeErr != nil {
+		log.Warn("some uploads did not finish; the next push sends them again from the cache")
+	}
+	return err
+}
+
+// listen opens every address. A machine without IPv6 goes without [::1]; an
+// address that somebody else has is an error, since whoever holds it would get
+// what clients send to localhost.
+func listen(addresses []string, log *slog.Logger) (listeners []net.Listener, err error) {
+	for _, address := range addresses {
+		l, listenErr := net.Listen("tcp", address)
+		switch {
+		case listenErr == nil:
+			listeners = append(listeners, l)
+			continue
+		case errors.Is(listenErr, syscall.EADDRNOTAVAIL) || errors.Is(listenErr, syscall.EAFNOSUPPORT):
+			log.Warn("address left out: this machine does not have it", "address", address)
+			continue
+		case errors.Is(listenErr, syscall.EADDRINUSE):
+			listenErr = fmt.Errorf("listen: %s is in use by another program%s; end it or choose another address with --listen", address, holder(address))
+		default:
+			listenErr = fmt.Errorf("listen: %w", listenErr)
+		}
+		for _, open := range listeners {
+			_ = open.Close()
+		}
+		return nil, listenErr
+	}
+	if len(listeners) == 0 {
+		return nil, fmt.Errorf("listen: this machine has none of %s", strings.Join(addresses, ", "))
+	}
+	return listeners, nil
+}
+
+// holder says whether the program at an address is a pushproxy.
+func holder(address string) string {
+	client := &http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get("http://" + address + "/v2/")
+	if err != nil {
+		return ""
+	}
+	defer response.Body.Close()
+	if response.Header.Get("Server") == proxy.ServerName {
+		return " (a pushproxy)"
+	}
+	return ""
+}
+
+func addresses(listeners []net.Listener) (out []string) {
+	for _, l := range listeners {
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// pushTo is how to write a name that ends here.
+func pushTo(listeners []net.Listener) string {
+	_, port, err := net.SplitHostPort(listeners[0].Addr().String())
+	if err != nil {
+		port = "5001"
+	}
+	return net.JoinHostPort("localhost", port) + "/" + (oci.Repo{Host: "<registry>", Name: "<repository>"}).String()
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"pushproxy/authinject"
+	"pushproxy/forward"
+	"pushproxy/metadata"
+	"pushproxy/oci"
+	"pushproxy/proxy"
+	"pushproxy/upstream"
+)
+
+// upstreams makes and keeps the target of each upstream for each principal.
+type upstreams struct {
+	config  Config
+	secret  authinject.Secret
+	sources authinject.Chain
+	forward *forward.Forwarder
+	cas     map[string][]*x509.Certificate // by host
+
+	mu      sync.Mutex
+	targets map[targetKey]*reach
+}
+
+type targetKey struct{ principal, host string }
+
+// reach is a target with what doctor looks at.
+type reach struct {
+	forward.Target
+	transport *authinject.Transport
+	entry     UpstreamConfig
+	listed    bool // in the configuration
+}
+
+func newUpstreams(c Config, secret authinject.Secret, f *forward.Forwarder) (*upstreams, error) {
+	u := &upstreams{
+		config: c, secret: secret, forward: f, sources: sources(c.Credentials),
+		cas: map[string][]*x509.Certificate{}, targets: map[targetKey]*reach{},
+	}
+	for i, entry := range c.Upstreams {
+		cas, err := readCAs(entry.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("upstreams[%d].ca_file: %w", i, err)
+		}
+		u.cas[entry.Host] = cas
+	}
+	return u, nil
+}
+
+// sources are the places where credentials are looked for, in the order in
+// which they are asked.
+func sources(c CredentialsConfig) authinject.Chain {
+	var chain authinject.Chain
+	references := slices.Clone(c.References)
+	// The longest key wins, as within a docker config.
+	slices.SortStableFunc(references, func(a, b ReferenceConfig) int { return cmp.Compare(len(b.For), len(a.For)) })
+	for _, r := range references {
+		chain = append(chain, &authinject.Reference{Key: r.For, Username: r.Username, Password: expandReference(r.Password), Identity: expandReference(r.IdentityToken)})
+	}
+	chain = append(chain, &authinject.Env{Value: authinject.Secret(os.Getenv("DOCKER_AUTH_CONFIG"))})
+	helpers := &authinject.Helpers{Timeout: c.HelperTimeout, Env: c.HelperEnv}
+	docker := c.DockerConfig
+	if docker == "" {
+		docker = cmp.Or(os.Getenv("DOCKER_CONFIG"), expand("~/.docker"))
+	}
+	chain = append(chain, &authinject.DockerConfig{Path: docker, Helpers: helpers})
+	podman := []string{c.PodmanAuth}
+	if c.PodmanAuth == "" {
+		podman = authinject.PodmanFiles(os.Getenv, expand("~"))
+	}
+	for _, file := range podman {
+		chain = append(chain, &authinject.DockerConfig{Path: file, Kind: "podman auth file", Helpers: helpers})
+	}
+	return chain
+}
+
+// expandReference lets a file reference begin in the home directory.
+func expandReference(reference string) string {
+	if path, ok := strings.CutPrefix(reference, "file:"); ok {
+		return "file:" + expand(path)
+	}
+	return reference
+}
+
+func readCAs(file string) (cas []*x509.Certificate, err error) {
+	if file == "" {
+		return nil, nil
+	}
+	rest, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		ca, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		cas = append(cas, ca)
+	}
+	if len(cas) == 0 {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
+	}
+	return cas, nil
+}
+
+// routes are the upstreams as the door sees them.
+func (u *upstreams) routes() *proxy.Routes {
+	routes := &proxy.Routes{Default: u.config.DefaultUpstream, Known: u.sources.Knows, Hosts: u.loggedIn}
+	for _, entry := range u.config.Upstreams {
+		routes.Upstreams = append(routes.Upstreams, proxy.Upstream{Host: entry.Host, Aliases: entry.Aliases, Prefix: entry.Prefix})
+	}
+	return routes
+}
+
+// loggedIn lists the registries that the user has credentials for, for messages:
+// a source that cannot be read has none here and says so when it is needed.
+func (u *upstreams) loggedIn(ctx context.Context) []string {
+	hosts, err := u.sources.Hosts(ctx)
+	if err != nil {
+		return nil
+	}
+	return hosts
+}
+
+// names lists the registries that can be pushed to, as far as is known.
+func (u *upstreams) names(ctx context.Context) []string {
+	names := u.loggedIn(ctx)
+	for _, entry := range u.config.Upstreams {
+		names = append(names, entry.Host)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// target returns the upstream of a host as the principal reaches it.
+func (u *upstreams) target(_ context.Context, principal, host string) (*forward.Target, error) {
+	r, err := u.reach(principal, host)
+	if err != nil {
+		return nil, err
+	}
+	return &r.Target, nil
+}
+
+func (u *upstreams) reach(principal, host string) (*reach, error) {
+	key := targetKey{principal, host}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if r := u.targets[key]; r != nil {
+		return r, nil
+	}
+	entry, listed := u.entry(host)
+	urls, err := parseURLs(append([]string{entry.URL}, entry.FallbackURLs...))
+	if err != nil {
+		return nil, err
+	}
+	proxyURL, err := proxyFor(u.config.Proxy, urls[0])
+	if err != nil {
+		return nil, err
+	}
+	transport := &authinject.Transport{
+		Host: host, Origins: urls, Source: u.sources, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(),
+		Base: upstream.NewTransport(upstream.TransportOptions{Trust: trust(urls, entry, listed), CAs: u.cas[host], Proxy: proxyURL}),
+	}
+	r := &reach{transport: transport, entry: entry, listed: listed}
+	r.Target = forward.Target{Principal: principal, Host: host, Owner: u.owner(principal, transport)}
+	r.Client = &upstream.Client{
+		Host: host, URLs: urls, UploadHosts: entry.UploadHosts, HTTP: &http.Client{Transport: hop{transport}},
+		Describe: func(ctx context.Context, repo oci.Repo) string { return describe(ctx, transport, repo) },
+		Notify:   u.forward.Retrying,
+	}
+	u.targets[key] = r
+	return r, nil
+}
+
+// entry returns the configuration of a host, or what stands for one that the
+// user is logged in to.
+func (u *upstreams) entry(host string) (entry UpstreamConfig, listed bool) {
+	for _, entry := range u.config.Upstreams {
+		if entry.Host == host {
+			return entry, true
+		}
+	}
+	return UpstreamConfig{Host: host, URL: defaultURL(host), Mode: "sync"}, false
+}
+
+// owner returns the fingerprint of the credential that requests about a
+// repository are sent with.
+func (u *upstreams) owner(principal string, t *authinject.Transport) func(context.Context, oci.Repo) (metadata.Owner, error) {
+	return func(ctx context.Context, repo oci.Repo) (metadata.Owner, error) {
+		c, err := t.Credential(ctx, repo)
+		if err != nil {
+			return metadata.Owner{}, err
+		}
+		return metadata.Owner(authinject.Owner(u.secret, principal, t.Host, c)), nil
+	}
+}
+
+// describe names the credential's source for messages.
+func describe(ctx context.Context, t *authinject.Transport, repo oci.Repo) string {
+	c, err := t.Credential(ctx, repo)
+	switch {
+	case err != nil:
+		return ""
+	case c.Anonymous():
+		return "no credential (anonymous)"
+	case c.Username != "":
+		return c.Username + " from " + c.Source
+	}
+	return c.Source
+}
+
+func parseURLs(texts []string) (urls []*url.URL, err error) {
+	for _, text := range texts {
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		urls = append(urls, u)
+	}
+	return urls, nil
+}

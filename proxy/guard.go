@@ -1,0 +1,65 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"strings"
+
+	"pushproxy/oci"
+)
+
+// ServerName is the Server header of every answer.
+const ServerName = "pushproxy"
+
+// HopHeader marks requests that a pushproxy sends upstream, so that one that is
+// its own upstream notices at the first hop.
+const HopHeader = "Pushproxy-Hop"
+
+// Guard refuses requests that no registry client sends: for a host name that is
+// not ours (DNS rebinding), from a page in a browser (cross-site requests need
+// no preflight to push), or from this program itself. It looks at nothing else
+// and runs before everything else.
+type Guard struct {
+	// Hosts are the accepted values of the Host header, with port, in lower case.
+	Hosts map[string]bool
+}
+
+// NewGuard returns a guard for listeners at the addresses. A loopback or
+// unspecified address is accepted as localhost, 127.0.0.1 and [::1] with its
+// port; any other as it is written.
+func NewGuard(addresses []string) (*Guard, error) {
+	g := &Guard{Hosts: map[string]bool{}}
+	for _, address := range addresses {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		names := []string{host}
+		if ip := net.ParseIP(host); host == "localhost" || ip.IsLoopback() || ip.IsUnspecified() {
+			names = []string{"localhost", "127.0.0.1", "::1"}
+		}
+		for _, name := range names {
+			g.Hosts[strings.ToLower(net.JoinHostPort(name, port))] = true
+			if port == "80" {
+				g.Hosts[strings.ToLower(strings.TrimSuffix(net.JoinHostPort(name, port), ":80"))] = true
+			}
+		}
+	}
+	return g, nil
+}
+
+func (g *Guard) check(r *http.Request) error {
+	if !g.Hosts[strings.ToLower(r.Host)] {
+		return oci.ErrMisdirected.With("the host name %s is not served here; use localhost and the port that pushproxy listens on", clip(r.Host))
+	}
+	site := r.Header.Get("Sec-Fetch-Site")
+	if len(r.Header.Values("Origin")) > 0 || (site != "" && site != "none" && site != "same-origin") {
+		return oci.ErrDenied.With("requests from web pages are refused; use a registry client")
+	}
+	if r.Header.Get(HopHeader) != "" {
+		e := *oci.ErrDenied.With("this request came from pushproxy itself: an upstream in the configuration points back here; correct its url")
+		e.Status = http.StatusLoopDetected
+		return &e
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/forward"
+	"pushproxy/oci"
+)
+
+// putManifest answers 201 when the upstream holds the manifest and all that it
+// names, and with the upstream's own reason when it does not.
+func (g *Registry) putManifest(c *call) error {
+	job, err := g.readManifest(c)
+	if err != nil {
+		return err
+	}
+	push, err := g.Forward.Submit(c.Context(), job)
+	if err != nil {
+		return err
+	}
+	result, err := push.Wait(c.Context())
+	if err != nil {
+		g.Log.Warn("push failed", "repository", c.repo.String(), "reference", job.Reference(), "digest", job.Digest, "error", clip(err.Error()))
+		return err
+	}
+	g.logPush(job, result)
+	h := c.w.Header()
+	h.Set("Location", "/v2/"+c.Name+"/manifests/"+job.Digest.String())
+	h.Set("Docker-Content-Digest", job.Digest.String())
+	if result.Subject != "" {
+		h.Set("OCI-Subject", result.Subject)
+	}
+	for _, tag := range result.Tags {
+		h.Add("OCI-Tag", tag)
+	}
+	for _, warning := range result.Warnings {
+		h.Add("Warning", warning)
+	}
+	h.Set("Content-Length", "0")
+	c.w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+func (g *Registry) readManifest(c *call) (forward.Job, error) {
+	if c.r.ContentLength > oci.MaxManifest {
+		return forward.Job{}, oci.ErrManifestTooLarge
+	}
+	body := &patientBody{r: io.LimitReader(c.r.Body, oci.MaxManifest+1), control: http.NewResponseController(c.w)}
+	raw, err := io.ReadAll(body)
+	body.done()
+	if err != nil {
+		return forward.Job{}, oci.ErrManifestInvalid.With("manifest: the connection broke after %d bytes of it", len(raw)).Because(err)
+	}
+	m, err := oci.ParseManifest(c.r.Header.Get("Content-Type"), raw)
+	if err != nil {
+		return forward.Job{}, err
+	}
+	job := forward.Job{Target: c.target, Repo: c.repo, Manifest: m, Tag: c.Tag, Tags: c.Tags, Digest: m.Digest(digest.SHA256)}
+	if c.Digest != "" {
+		if job.Digest = m.Digest(c.Digest.Algorithm()); job.Digest != c.Digest {
+			return forward.Job{}, oci.ErrDigestInvalid.With("the manifest was put as %s but its digest is %s", c.Digest, job.Digest)
+		}
+	}
+	return job, nil
+}
+
+// logPush writes the one line that a push leaves behind.
+func (g *Registry) logPush(job forward.Job, r forward.Result) {
+	count, bytes := map[forward.How]int{}, map[forward.How]int64{}
+	var blobs []string
+	for _, o := range r.Blobs {
+		count[o.How]++
+		bytes[o.How] += o.Size
+		how := string(o.How)
+		if o.From != "" {
+			how += " from " + o.From
+		}
+		blobs = append(blobs, fmt.Sprintf("%s %s %dB %s", short(o.Digest), how, o.Size, o.Took.Round(time.Millisecond)))
+	}
+	g.Log.Info("push", "repository", job.Repo.String(), "reference", job.Reference(), "digest", job.Digest, "unchanged", r.Unchanged,
+		slog.Group("skipped", "blobs", count[forward.Skipped], "bytes", bytes[forward.Skipped]),
+		slog.Group("mounted", "blobs", count[forward.Mounted], "bytes", bytes[forward.Mounted]),
+		slog.Group("uploaded", "blobs", count[forward.Uploaded], "bytes", bytes[forward.Uploaded]),
+		"took", r.Took.Round(time.Millisecond), "blobs", strings.Join(blobs, ", "))
+}
+
+func short(d digest.Digest) string { return d.Encoded()[:12] }
+
+func (g *Registry) headManifest(c *call) error {
+	d, found, err := c.target.Client.HeadManifest(c.Context(), c.repo, c.Reference(), c.r.Header["Accept"])
+	if errors.Is(err, oci.ErrDenied) {
+		// Clients give up on a 403 here; the write that follows has a body that
+		// says what is wrong.
+		return oci.ErrManifestUnknown.Because(err)
+	}
+	if err != nil {
+		return err
+	}
+	if !found {
+		return oci.ErrManifestUnknown
+	}
+	c.manifestHeader(d)
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (g *Registry) getManifest(c *call) error {
+	d, raw, err := c.target.Client.GetManifest(c.Context(), c.repo, c.Reference(), c.r.Header["Accept"])
+	if err != nil {
+		return err
+	}
+	// A manifest that cannot be read teaches nothing, but it is the upstream's
+	// and is passed on; it is served so that no browser runs it.
+	if m, err := oci.ParseManifest(d.MediaType, raw); err == nil {
+		g.Forward.Learn(c.target, c.repo, m)
+	}
+	c.manifestHeader(d)
+	c.w.WriteHeader(http.StatusOK)
+	_, err = c.w.Write(raw)
+	return err
+}
+
+func (c *call) manifestHeader(d oci.Descriptor) {
+	h := c.w.Header()
+	h.Set("Content-Type", d.MediaType)
+	h.Set("Content-Length", strconv.FormatInt(d.Size, 10))
+	h.Set("Docker-Content-Digest", d.Digest.String())
+	h.Set("Content-Disposition", "attachment")
+}
+
+func (g *Registry) deleteManifest(c *call) error {
+	if err := c.target.Client.DeleteManifest(c.Context(), c.repo, c.Reference()); err != nil {
+		return err
+	}
+	if c.Digest != "" {
+		err := errors.Join(
+			g.Forward.Deleted(c.Context(), c.target, c.repo, c.Digest),
+			g.Meta.DeleteManifest(c.Context(), c.repo, c.Digest))
+		if err != nil {
+			return err
+		}
+	}
+	c.w.WriteHeader(http.StatusAccepted)
+	return nil
+}

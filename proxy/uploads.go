@@ -1,0 +1,198 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/blobcache"
+	"pushproxy/oci"
+)
+
+const (
+	// busyFor is how long a request waits for the one before it on the same
+	// upload: a client that reconnects is often faster than the news that its old
+	// connection is gone.
+	busyFor  = 3 * time.Second
+	busyPoll = 20 * time.Millisecond
+)
+
+// owner is whose an upload is: nobody else's request reaches it.
+func (c *call) owner() string { return c.principal + "\x00" + c.repo.String() }
+
+func (g *Registry) startUpload(c *call) error {
+	u, err := g.Cache.Begin(c.Context(), c.Algorithm, c.owner())
+	if err != nil {
+		return err
+	}
+	defer u.Release()
+	c.uploadHeader(u)
+	c.w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// uploadHeader says where the upload goes on and how much of it is here. The
+// location is a path of plain ASCII: clients differ in how they read others.
+func (c *call) uploadHeader(u *blobcache.Upload) {
+	h := c.w.Header()
+	h.Set("Location", "/v2/"+c.Name+"/blobs/uploads/"+u.ID())
+	h.Set("Docker-Upload-UUID", u.ID())
+	h.Set("Range", "0-"+strconv.FormatInt(max(0, u.Offset()-1), 10))
+	h.Set("Content-Length", "0")
+}
+
+// resume returns the caller's upload, for this request alone.
+func (g *Registry) resume(c *call) (*blobcache.Upload, error) {
+	deadline := time.Now().Add(busyFor)
+	u, err := g.Cache.Resume(c.Context(), c.Upload)
+	for errors.Is(err, blobcache.ErrBusy) && time.Now().Before(deadline) {
+		select {
+		case <-time.After(busyPoll):
+		case <-c.Context().Done():
+			return nil, c.Context().Err()
+		}
+		u, err = g.Cache.Resume(c.Context(), c.Upload)
+	}
+	switch {
+	case errors.Is(err, blobcache.ErrUnknown):
+		return nil, oci.ErrBlobUploadUnknown.With("upload %s is not known here: it was finished, cancelled or expired; start a new one", c.Upload)
+	case errors.Is(err, blobcache.ErrBusy):
+		e := *oci.ErrBlobUploadInvalid.With("another request is writing to upload %s; send its chunks one after the other", c.Upload)
+		e.Status = http.StatusConflict
+		return nil, &e
+	case err != nil:
+		return nil, err
+	}
+	if u.Owner() != c.owner() {
+		u.Release()
+		return nil, oci.ErrBlobUploadUnknown
+	}
+	return u, nil
+}
+
+func (g *Registry) uploadStatus(c *call) error {
+	u, err := g.resume(c)
+	if err != nil {
+		return err
+	}
+	defer u.Release()
+	// From now on the client counts on this offset.
+	if err := u.Checkpoint(c.lasting()); err != nil {
+		return err
+	}
+	c.uploadHeader(u)
+	c.w.Header().Del("Content-Length")
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (g *Registry) cancelUpload(c *call) error {
+	u, err := g.resume(c)
+	if err != nil {
+		return err
+	}
+	defer u.Release()
+	if err := u.Cancel(c.lasting()); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// uploadChunk takes a PATCH: a chunk with its range, or a stream without. What
+// a client sent before it went away is kept, for it to go on from there.
+func (g *Registry) uploadChunk(c *call) error {
+	u, err := g.resume(c)
+	if err != nil {
+		return err
+	}
+	defer u.Release()
+	length, err := c.inOrder(u)
+	if err != nil {
+		return err
+	}
+	n, err := g.receive(c, u)
+	if err == nil && length >= 0 && n != length {
+		if err := u.Rollback(c.lasting()); err != nil {
+			return err
+		}
+		return oci.ErrSizeInvalid.With("Content-Range announces %d bytes and %d came", length, n)
+	}
+	if err := errors.Join(err, u.Checkpoint(c.lasting())); err != nil {
+		return err
+	}
+	c.uploadHeader(u)
+	c.w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// finishUpload takes the closing PUT, with or without a last part of the body.
+// One that fails changes nothing: its own body is dropped, what came before
+// stays, and the client may repeat it. One that repeats a success succeeds.
+func (g *Registry) finishUpload(c *call) error {
+	u, err := g.resume(c)
+	if errors.Is(err, oci.ErrBlobUploadUnknown) {
+		if _, ok, heldErr := g.held(c, c.Digest); heldErr == nil && ok {
+			return c.created(c.Digest)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer u.Release()
+	length := int64(-1)
+	if c.r.Header.Get("Content-Range") != "" {
+		if length, err = c.inOrder(u); err != nil {
+			return err
+		}
+	} else if c.r.ContentLength != 0 {
+		// A body without a range is sent whole again after a failure, so what a
+		// killed process had stored of it must not be counted.
+		if err := u.Rollback(c.lasting()); err != nil {
+			return err
+		}
+	}
+	n, err := g.receive(c, u)
+	if err == nil && length >= 0 && n != length {
+		err = oci.ErrSizeInvalid.With("Content-Range announces %d bytes and %d came", length, n)
+	}
+	if err == nil {
+		err = u.Commit(c.lasting(), c.Digest)
+	}
+	if err != nil {
+		return errors.Join(err, u.Rollback(c.lasting()))
+	}
+	return g.accepted(c, c.Digest)
+}
+
+// uploadWhole takes a blob in one POST.
+func (g *Registry) uploadWhole(c *call) error {
+	u, err := g.Cache.Begin(c.Context(), c.Digest.Algorithm(), c.owner())
+	if err != nil {
+		return err
+	}
+	defer u.Release()
+	if _, err = g.receive(c, u); err == nil {
+		err = u.Commit(c.lasting(), c.Digest)
+	}
+	if err != nil {
+		return errors.Join(err, u.Cancel(c.lasting()))
+	}
+	return g.accepted(c, c.Digest)
+}
+
+// accepted records that the principal has brought the whole blob, starts to
+// forward it and says so.
+func (g *Registry) accepted(c *call, d digest.Digest) error {
+	if err := g.Meta.Grant(c.lasting(), c.principal, d); err != nil {
+		return err
+	}
+	if err := g.Forward.Received(c.lasting(), c.repo, d); err != nil {
+		return err
+	}
+	g.Forward.Start(c.target, c.repo, d, "")
+	return c.created(d)
+}
