@@ -30,6 +30,7 @@ type Retry struct {
 	Delay   time.Duration // how long it waits now
 	Attempt int           // the attempt that failed, from 1
 	Of      int           // attempts in all
+	Busy    bool          // the upstream asks everyone to slow down (429)
 }
 
 // failure is why an attempt may be worth repeating.
@@ -105,7 +106,7 @@ func (t *tries) wait(ctx context.Context, f failure) error {
 		t.c.pauseFor(delay)
 	}
 	if t.c.Notify != nil {
-		t.c.Notify(Retry{Repo: t.repo, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit()})
+		t.c.Notify(Retry{Repo: t.repo, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit(), Busy: f.busy})
 	}
 	if err := sleep(ctx, delay); err != nil {
 		return t.ended(ctx)
