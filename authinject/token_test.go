@@ -1,0 +1,291 @@
+package authinject
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pushproxy/oci"
+)
+
+const manifest = home + "/v2/acme/app/manifests/1"
+
+func TestTokensAreUsedForFourFifthsOfTheirLife(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer string
+		used   time.Duration
+	}{
+		"a life of five seconds is honoured":           {`{"token":"a","expires_in":5}`, 4 * time.Second},
+		"five minutes":                                 {`{"token":"a","expires_in":300}`, 240 * time.Second},
+		"no word of its life means a minute":           {`{"token":"a"}`, 48 * time.Second},
+		"a life of zero means a minute":                {`{"token":"a","expires_in":0}`, 48 * time.Second},
+		"a negative life means a minute":               {`{"token":"a","expires_in":-5}`, 48 * time.Second},
+		"nonsense means a minute":                      {`{"token":"a","expires_in":[1]}`, 48 * time.Second},
+		"a year is cut to twelve hours":                {`{"token":"a","expires_in":31536000}`, 12 * time.Hour * 4 / 5},
+		"infinity is cut to twelve hours":              {`{"token":"a","expires_in":1e300}`, 12 * time.Hour * 4 / 5},
+		"a life in quotes counts":                      {`{"token":"a","expires_in":"10"}`, 8 * time.Second},
+		"access_token is as good as token":             {`{"access_token":"a","expires_in":10}`, 8 * time.Second},
+		"a token from stock is as old as it says":      {`{"token":"a","expires_in":100,"issued_at":"2026-11-21T11:59:10Z"}`, 40 * time.Second},
+		"an issue date in the future does not count":   {`{"token":"a","expires_in":100,"issued_at":"2026-11-21T13:00:00Z"}`, 80 * time.Second},
+		"an issue date before its life does not count": {`{"token":"a","expires_in":100,"issued_at":"2020-11-21T13:00:00Z"}`, 80 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exchanges := 0
+				tr, _ := newTransport(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					switch {
+					case r.URL.Path == "/token":
+						exchanges++
+						w.Header().Set("Date", "Sat, 21 Nov 2026 12:00:00 GMT")
+						_, _ = w.Write([]byte(c.answer))
+					case r.Header.Get("Authorization") != "Bearer a":
+						(&registry{}).ServeHTTP(w, r)
+					}
+				}), fixed{"": bob})
+				mustSend(t, tr, 200, "GET", manifest, "")
+				time.Sleep(c.used - time.Millisecond)
+				mustSend(t, tr, 200, "GET", manifest, "")
+				if exchanges != 1 {
+					t.Errorf("%d exchanges just before %v, want 1", exchanges, c.used)
+				}
+				time.Sleep(time.Millisecond)
+				mustSend(t, tr, 200, "GET", manifest, "")
+				if exchanges != 2 {
+					t.Errorf("%d exchanges at %v, want 2", exchanges, c.used)
+				}
+			})
+		})
+	}
+}
+
+func TestATokenThatExpiresUnderwayIsHealed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		// The server says nothing, so that a minute is assumed.
+		r := &registry{life: 5 * time.Second}
+		tr, _ := newTransport(r, fixed{"": bob})
+		for range 20 {
+			mustSend(t, tr, 201, "PATCH", home+"/v2/acme/app/blobs/uploads/1", "chunk")
+			time.Sleep(3 * time.Second)
+		}
+	})
+}
+
+func TestAHundredRequestsFetchOneToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{}
+		tr, w := newTransport(r, fixed{"": bob})
+		slow := w.hosts[homeAt]
+		w.hosts[homeAt] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/token" {
+				time.Sleep(time.Second)
+			}
+			slow.ServeHTTP(rw, req)
+		})
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if code, err := send(t, tr, "HEAD", manifest, ""); code != 201 || err != nil {
+					t.Errorf("got %d %v", code, err)
+				}
+			})
+		}
+		wg.Wait()
+		if r.exchanges() != 1 {
+			t.Errorf("%d exchanges for 100 requests, want 1", r.exchanges())
+		}
+	})
+}
+
+func TestAFollowerIsNotCancelledWithTheLeader(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{}
+		tr, w := newTransport(r, fixed{"": bob})
+		slow := w.hosts[homeAt]
+		w.hosts[homeAt] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/token" {
+				time.Sleep(time.Second)
+			}
+			slow.ServeHTTP(rw, req)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		leader := make(chan error)
+		go func() { leader <- tr.Warm(ctx, oci.Repo{Name: "acme/app"}, false) }()
+		synctest.Wait()
+		follower := make(chan error)
+		go func() { follower <- tr.Warm(t.Context(), oci.Repo{Name: "acme/app"}, false) }()
+		synctest.Wait()
+		cancel()
+		if err := <-leader; !errors.Is(err, context.Canceled) {
+			t.Errorf("the leader got %v, want its cancellation at once", err)
+		}
+		if err := <-follower; err != nil || r.exchanges() != 1 {
+			t.Errorf("the follower got %v after %d exchanges, want success after 1", err, r.exchanges())
+		}
+	})
+}
+
+func TestARefusalIsRememberedForTenSeconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		tr, _ := newTransport(&registry{refuse: func([]string) int { asked++; return 403 }}, fixed{"": bob})
+		for range 5 {
+			_, err := send(t, tr, "GET", manifest, "")
+			if !errors.Is(err, oci.ErrDenied) {
+				t.Fatalf("got %v, want the refusal", err)
+			}
+			for _, part := range []string{"https://registry.test/token", "registry.test", bob.Source, "docker login registry.test", "403"} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("the error does not name %s: %v", part, err)
+				}
+			}
+		}
+		if asked != 1 {
+			t.Errorf("the token server was asked %d times, want once", asked)
+		}
+		time.Sleep(refusalLife)
+		if _, err := send(t, tr, "GET", manifest, ""); !errors.Is(err, oci.ErrDenied) || asked != 2 {
+			t.Errorf("after %v: asked %d times, want again", refusalLife, asked)
+		}
+	})
+}
+
+func TestAnAilingTokenServerIsAskedAgainAndThenReported(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]int{"overloaded": 503, "too many requests": 429, "a redirect": 302, "gone": 410} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fail := 2
+				r := &registry{}
+				tr, w := newTransport(r, fixed{"": bob})
+				w.hosts[homeAt] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+					if fail > 0 && req.URL.Path == "/token" {
+						fail--
+						rw.Header().Set("Location", "https://evil.example/token")
+						rw.WriteHeader(status)
+						return
+					}
+					r.ServeHTTP(rw, req)
+				})
+				_, err := send(t, tr, "GET", manifest, "")
+				if heals := status == 503 || status == 429; heals != (err == nil) {
+					t.Errorf("after two answers of %d: got %v", status, err)
+				}
+				fail = 100
+				r.revoke()
+				if _, err := send(t, tr, "PUT", manifest, "{}"); !errors.Is(err, oci.ErrUpstream) {
+					t.Errorf("for good: got %v, want oci.ErrUpstream", err)
+				}
+				if n := len(w.lines("https://evil.example:443")); n != 0 {
+					t.Errorf("a redirect of the token server was followed %d times", n)
+				}
+				w.mustHoldSecretOnlyAt(t, homeAt)
+			})
+		})
+	}
+}
+
+func TestAnswersThatAreNoTokenAreErrorsThatQuoteNothing(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"not JSON":                "<html>" + canary,
+		"no token":                `{"secret":"` + canary + `"}`,
+		"a token with line break": `{"token":"` + canary + `\r\nX-Evil: 1"}`,
+		"a token of spaces":       `{"token":"a ` + canary + `"}`,
+		"more than 64 KiB":        `{"token":"` + strings.Repeat(canary, 6000) + `"}`,
+		"a token of wrong type":   `{"token":{"a":"` + canary + `"}}`,
+	} {
+		tr, _ := newTransport(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/token" {
+				_, _ = w.Write([]byte(body))
+				return
+			}
+			(&registry{}).ServeHTTP(w, r)
+		}), fixed{"": bob})
+		_, err := send(t, tr, "GET", manifest, "")
+		if !errors.Is(err, oci.ErrUpstream) || leaks(fmt.Sprint(err)) {
+			t.Errorf("%s: got %v, want an error without the body", name, err)
+		}
+	}
+}
+
+func TestIdentityTokensAreExchangedByPost(t *testing.T) {
+	t.Parallel()
+	identity := Credential{Identity: canary, Source: "docker config x"}
+	withPassword := Credential{Username: "bob", Password: canary, Identity: canary, Source: "docker config x"}
+	for name, c := range map[string]struct {
+		cred Credential
+		post int
+		want int
+	}{
+		"where the server takes it":                             {identity, 0, 201},
+		"with a password at hand too":                           {withPassword, 0, 201},
+		"falling back to GET where it answers 400":              {withPassword, 400, 201},
+		"falling back to GET where it answers 401":              {withPassword, 401, 201},
+		"falling back to GET where it answers 404":              {withPassword, 404, 201},
+		"falling back to GET where it answers 405":              {withPassword, 405, 201},
+		"not falling back where it forbids":                     {withPassword, 403, 0},
+		"not falling back to an anonymous token, unlike others": {identity, 404, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &registry{identity: canary, noPost: c.post}
+			tr, w := newTransport(r, fixed{"": c.cred})
+			got, err := send(t, tr, "GET", manifest, "")
+			if got != c.want || (err == nil) != (c.want != 0) {
+				t.Errorf("got %d and error %v, want %d", got, err, c.want)
+			}
+			for _, s := range w.requests() {
+				if strings.HasPrefix(s.line, "GET /token") && c.post == 0 {
+					t.Error("GET was used where POST works")
+				}
+				if strings.Contains(s.line, canary) || leaks(fmt.Sprint(err)) {
+					t.Error("the identity token is in an address or an error")
+				}
+			}
+		})
+	}
+}
+
+func TestAReplacedRefreshTokenIsUsedAndBoundToItsRealm(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{realm: "https://auth.registry.test/a"}
+		tr, w := newTransport(r, fixed{"": {Identity: "first", Source: "docker config x"}})
+		var used []string
+		w.hosts["https://auth.registry.test:443"] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+			given := req.PostFormValue("refresh_token")
+			used = append(used, req.URL.Path+" "+given)
+			if given == "spent" {
+				rw.WriteHeader(401)
+				return
+			}
+			next := map[string]string{"first": "second", "second": "spent"}[given]
+			_, _ = fmt.Fprintf(rw, `{"access_token":"t%d","refresh_token":%q}`, len(used), next)
+		})
+		for range 3 {
+			_, _ = send(t, tr, "GET", manifest, "")
+			time.Sleep(time.Minute)
+		}
+		r.realm = "https://auth.registry.test/b"
+		tr.forget(homeAt)
+		_, _ = send(t, tr, "GET", manifest, "")
+		seen := strings.Join(used, ",")
+		if !strings.HasPrefix(seen, "/a first,/a second,/a spent,/a first") {
+			t.Errorf("got %s, want each replacement used once, and the first again when one is spent", seen)
+		}
+		if i := strings.Index(seen, "/b "); i < 0 || !strings.HasPrefix(seen[i:], "/b first") {
+			t.Errorf("got %s, want the second realm to see the credential's own token first", seen)
+		}
+	})
+}
