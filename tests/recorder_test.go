@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // recorder stands before a real upstream and writes down every request: that list is what pushproxy is held to.
@@ -168,6 +169,25 @@ func (rs requests) writes() requests {
 	return rs.where(func(s seen) bool { return s.Method != "GET" && s.Method != "HEAD" })
 }
 
+// heads are the questions whether a blob is there.
+func (rs requests) heads(digest string) requests {
+	return rs.where(func(s seen) bool { return s.Method == "HEAD" && strings.HasSuffix(s.Path, "/blobs/"+digest) })
+}
+
+// sum is the number of bytes that the requests brought.
+func (rs requests) sum() (n int64) {
+	for _, s := range rs {
+		n += s.Body
+	}
+	return n
+}
+
+// has tells whether the query has this value, however it is escaped.
+func (s seen) has(key, value string) bool {
+	q, err := url.ParseQuery(s.Query)
+	return err == nil && q.Get(key) == value
+}
+
 type countingBody struct {
 	io.ReadCloser
 	n atomic.Int64
@@ -212,5 +232,21 @@ func (g *gate) wait(ctx context.Context) {
 	select {
 	case <-g.open:
 	case <-ctx.Done():
+	}
+}
+
+// holdFirstBody holds the first request that brings bytes of a blob, before the upstream sees any of it.
+func holdFirstBody(most time.Duration) func(http.ResponseWriter, *http.Request) bool {
+	var once sync.Once
+	return func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == "PUT" || r.Method == "PATCH" {
+			once.Do(func() {
+				select {
+				case <-time.After(most):
+				case <-r.Context().Done():
+				}
+			})
+		}
+		return false
 	}
 }
