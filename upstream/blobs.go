@@ -73,7 +73,7 @@ func (c *Client) StartUpload(ctx context.Context, repo oci.Repo, d digest.Digest
 		return nil, false, err
 	}
 	u = &Upload{c: c, Repo: repo, Digest: d}
-	if from != "" && from != repo.Name && d != "" && oci.ValidName(from) && !c.quirk().NoMount {
+	if from != "" && from != repo.Name && d != "" && oci.ValidName(from) {
 		mounted, err := u.mount(ctx, from)
 		if err != nil {
 			return nil, false, err

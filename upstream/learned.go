@@ -48,7 +48,7 @@ func (c *Client) learn(change func(*learned)) {
 func (c *Client) ways(size int64) []way {
 	q, l := c.quirk(), c.lesson()
 	switch {
-	case q.WholeOnly && size >= 0:
+	case size == 0, q.WholeOnly && size > 0:
 		return []way{whole}
 	case size < 0:
 		return []way{stream}

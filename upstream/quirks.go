@@ -12,11 +12,10 @@ type quirk struct {
 	Hosts  []string // exact; ".suffix"; or "infix*"
 	Source []string // where each deviation is documented or reported
 
-	WholeOnly     bool           // blobs go in one PUT only
+	WholeOnly     bool           // no chunks: blobs of known length go in one PUT
 	LastInPut     bool           // in chunks, the last one goes with the closing PUT
 	ChunkMin      int64          // bytes; 0: none
 	ChunkMax      int64          // bytes; 0: none
-	NoMount       bool           // asking to mount fails and costs a request
 	NoCancel      bool           // asking to cancel is refused
 	HeadForbidden bool           // 403 to HEAD of a manifest may mean that it is not there
 	MaxTags       int            // larger n= is an error; 0: none
@@ -36,7 +35,7 @@ var quirks = []quirk{
 	{
 		Name:     "GitHub Container Registry",
 		Hosts:    []string{"ghcr.io"},
-		Source:   []string{"https://github.com/radius-project/radius/pull/12623", "https://github.com/oras-project/rust-oci-client/issues/37"},
+		Source:   []string{"https://github.com/radius-project/radius/pull/12623", "https://github.com/ocx-sh/ocx/pull/237"},
 		NoCancel: true, // answers 405
 		ChunkMax: 4 << 20,
 		Hints:    map[int]string{403: "ghcr.io wants a classic token with write:packages, or GITHUB_TOKEN with packages: write"},
@@ -45,7 +44,7 @@ var quirks = []quirk{
 		Name:  "Amazon ECR",
 		Hosts: []string{".dkr.ecr.*"},
 		Source: []string{"https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_UploadLayerPart.html",
-			"https://github.com/cirruslabs/tart/issues/159", "https://github.com/aws/containers-roadmap/issues/2860"},
+			"https://github.com/openai/tart/pull/159", "https://github.com/aws/containers-roadmap/issues/2831"},
 		ChunkMin:  5 << 20,
 		ChunkMax:  20 << 20,
 		LastInPut: true, // an empty closing PUT after chunks was a 500
@@ -56,17 +55,16 @@ var quirks = []quirk{
 		},
 	},
 	{
-		Name:    "Amazon ECR Public",
-		Hosts:   []string{"public.ecr.aws"},
-		Source:  []string{"https://github.com/aws/containers-roadmap/issues/1459"},
-		NoMount: true,
-		MaxTags: 1000,
-		Hints:   map[int]string{404: "ECR Public makes no repository by itself: create it first"},
+		Name:   "Amazon ECR Public",
+		Hosts:  []string{"public.ecr.aws"},
+		Source: []string{"https://docs.aws.amazon.com/AmazonECR/latest/public/public-repository-create.html"},
+		Hints:  map[int]string{404: "ECR Public makes no repository by itself: create it first"},
 	},
 	{
-		Name:      "Google Artifact Registry and Container Registry",
-		Hosts:     []string{".pkg.dev", "gcr.io", ".gcr.io"},
-		Source:    []string{"https://github.com/dotnet/sdk-container-builds/issues/287", "https://github.com/docker/build-push-action/issues/171"},
+		Name:  "Google Artifact Registry and Container Registry",
+		Hosts: []string{".pkg.dev", "gcr.io", ".gcr.io"},
+		Source: []string{"https://cloud.google.com/artifact-registry/docs/reference/docker-api", "https://github.com/dotnet/sdk-container-builds/pull/287",
+			"https://github.com/docker/build-push-action/issues/171"},
 		WholeOnly: true,
 		Hints: map[int]string{
 			400: "Artifact Registry names are PROJECT/REPOSITORY/IMAGE",
