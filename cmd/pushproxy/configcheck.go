@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"regexp"
 	"strings"
 
@@ -34,7 +33,7 @@ func (u UpstreamConfig) check(key string, say sayFunc, oneOf func(key, value str
 	}
 	oneOf(key+".mode", u.Mode, "sync")
 	if u.CAFile != "" {
-		if _, err := os.ReadFile(u.CAFile); err != nil {
+		if _, err := readCAs(u.CAFile); err != nil {
 			say("%s.ca_file: %v", key, err)
 		}
 	}
