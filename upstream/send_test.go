@@ -1,0 +1,338 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/oci"
+	"pushproxy/upstream/upstreamtest"
+)
+
+const (
+	post   = "POST …/blobs/uploads/"
+	put1   = "PUT …/blobs/uploads/u1?digest"
+	put2   = "PUT …/blobs/uploads/u2?digest"
+	patch1 = "PATCH …/blobs/uploads/u1"
+	patch2 = "PATCH …/blobs/uploads/u2"
+	get1   = "GET …/blobs/uploads/u1"
+	head   = "HEAD …/blobs/D"
+	end1   = "DELETE …/blobs/uploads/u1"
+)
+
+func TestFaultsThatPassAreRecoveredFrom(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		registry *upstreamtest.Registry
+		fault    upstreamtest.Fault
+		want     []string
+	}{
+		"a 503 to the PUT is sent again in the same session": {fault: upstreamtest.Fault{Method: "PUT", Status: 503}, want: []string{post, put1, get1, put1}},
+		"so is a 429": {fault: upstreamtest.Fault{Method: "PUT", Status: 429}, want: []string{post, put1, get1, put1}},
+		"a connection that is cut before the body":                {fault: upstreamtest.Fault{Method: "PUT", Reset: true}, want: []string{post, put1, get1, put1}},
+		"one cut in the body goes on at the upstream's offset":    {fault: upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 60_000}, want: []string{post, put1, get1, patch1, put1}},
+		"a PUT that did its work but whose answer was lost":       {fault: upstreamtest.Fault{Method: "PUT", Lost: true}, want: []string{post, put1, get1, head}},
+		"an upstream that cannot say how far it is":               {registry: &upstreamtest.Registry{NoStatus: true}, fault: upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 5}, want: []string{post, put1, get1, head, post, put2}},
+		"an upstream that loses the session":                      {fault: upstreamtest.Fault{Method: "PUT", Status: 404, Code: "BLOB_UPLOAD_UNKNOWN"}, want: []string{post, put1, post, put2}},
+		"a POST that fails":                                       {fault: upstreamtest.Fault{Method: "POST", Status: 500}, want: []string{post, post, put1}},
+		"content that is damaged on the way is sent once more":    {fault: upstreamtest.Fault{Method: "PUT", Status: 400, Code: "DIGEST_INVALID"}, want: []string{post, put1, end1, post, put2}},
+		"an outage during the recovery itself":                    {fault: upstreamtest.Fault{Path: "/u1", Status: 503, Times: 3}, want: []string{post, put1, get1, get1, get1, put1}},
+		"an answer of 204 is confirmed":                           {registry: &upstreamtest.Registry{Commit: 204}, want: []string{post, put1, head}},
+		"so is one of 202":                                        {registry: &upstreamtest.Registry{Commit: 202}, want: []string{post, put1, head}},
+		"an upstream without Docker-Content-Digest is believed":   {registry: &upstreamtest.Registry{Digest: "-"}, want: []string{post, put1}},
+		"a digest of another algorithm contradicts nothing there": {registry: &upstreamtest.Registry{Digest: digest.SHA512.FromString("x").String()}, want: []string{post, put1}},
+	}
+	b, d := blobOf(100_000)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := cmp.Or(test.registry, &upstreamtest.Registry{})
+				if test.fault != (upstreamtest.Fault{}) {
+					r.Inject(test.fault)
+				}
+				noError(t, push(t, newClient(r), b, d))
+				stored(t, r, b, d)
+				sawRequests(t, r, d, test.want...)
+			})
+		})
+	}
+}
+
+func TestFaultsThatDoNotPassAreErrors(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(100_000)
+	tests := map[string]struct {
+		registry *upstreamtest.Registry
+		fault    upstreamtest.Fault
+		want     error
+		requests int // at most
+	}{
+		"503 for ever":                          {fault: upstreamtest.Fault{Method: "PUT", Status: 503, Times: -1}, want: oci.ErrUpstream, requests: 10},
+		"429 for ever":                          {fault: upstreamtest.Fault{Method: "PUT", Status: 429, Times: -1}, want: oci.ErrTooManyRequests, requests: 10},
+		"401 is not tried again":                {fault: upstreamtest.Fault{Method: "PUT", Status: 401}, want: oci.ErrDenied, requests: 2},
+		"nor is 403":                            {fault: upstreamtest.Fault{Method: "PUT", Status: 403}, want: oci.ErrDenied, requests: 2},
+		"nor 403 to the POST":                   {fault: upstreamtest.Fault{Method: "POST", Status: 403}, want: oci.ErrDenied, requests: 1},
+		"nor a repository that is not there":    {fault: upstreamtest.Fault{Method: "PUT", Status: 404, Code: "NAME_UNKNOWN"}, want: oci.ErrNameUnknown, requests: 2},
+		"nor a POST that says 404":              {fault: upstreamtest.Fault{Method: "POST", Status: 404}, want: oci.ErrNameUnknown, requests: 1},
+		"nor a name the upstream refuses":       {fault: upstreamtest.Fault{Method: "POST", Status: 400, Code: "NAME_INVALID"}, want: oci.ErrNameInvalid, requests: 1},
+		"content that always arrives damaged":   {fault: upstreamtest.Fault{Method: "PUT", Status: 400, Code: "DIGEST_INVALID", Times: -1}, want: oci.ErrDigestInvalid, requests: 5},
+		"201 with another digest":               {registry: &upstreamtest.Registry{Digest: digest.FromString("x").String()}, want: oci.ErrUpstream, requests: 2},
+		"204 without the blob":                  {registry: &upstreamtest.Registry{Commit: 204, StoreNot: true}, want: oci.ErrUpstream, requests: 3},
+		"an upstream that takes nothing at all": {registry: &upstreamtest.Registry{RefusePut: 405, RefusePatch: 405}, want: oci.ErrUnsupported, requests: 10},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := cmp.Or(test.registry, &upstreamtest.Registry{})
+				if test.fault != (upstreamtest.Fault{}) {
+					r.Inject(test.fault)
+				}
+				err := push(t, newClient(r), b, d)
+				if !errors.Is(err, test.want) {
+					t.Errorf("error %v, want %v", err, test.want)
+				}
+				if n := len(r.Requests()); n > test.requests {
+					t.Errorf("%d requests, want at most %d: %v", n, test.requests, r.Requests())
+				}
+			})
+		})
+	}
+}
+
+func TestWhatIsRefusedIsSentAnotherWay(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(1 << 20)
+	half := []string{patch2, patch2, put2}
+	tests := map[string]struct {
+		registry *upstreamtest.Registry
+		want     []string
+		next     []string // the requests of the same push again
+	}{
+		"a PUT with a body: stream, and remember": {&upstreamtest.Registry{RefusePut: 404},
+			[]string{post, put1, end1, post, patch2, put2}, []string{post, "PATCH …/blobs/uploads/u3", "PUT …/blobs/uploads/u3?digest"}},
+		"by 501": {&upstreamtest.Registry{RefusePut: 501}, []string{post, put1, end1, post, patch2, put2}, nil},
+		"bodies that are too large: chunks": {&upstreamtest.Registry{MaxBody: 600_000},
+			append([]string{post, put1, end1, post}, half...), []string{post, "PATCH …/blobs/uploads/u3", "PATCH …/blobs/uploads/u3", "PUT …/blobs/uploads/u3?digest"}},
+		"chunks that are too large: halved": {&upstreamtest.Registry{MaxBody: 600_000, MaxChunk: 300_000},
+			[]string{post, put1, end1, post, patch2, "DELETE …/blobs/uploads/u2", post, "PATCH …/blobs/uploads/u3", "PATCH …/blobs/uploads/u3",
+				"PATCH …/blobs/uploads/u3", "PATCH …/blobs/uploads/u3", "PUT …/blobs/uploads/u3?digest"}, nil},
+		"an upstream with chunks of its own size": {&upstreamtest.Registry{MaxBody: 1<<20 - 1, MinChunk: 700_000},
+			append([]string{post, put1, end1, post}, half...), nil},
+		"state in the location is echoed": {&upstreamtest.Registry{RefusePut: 405, State: true},
+			[]string{post, "PUT …/blobs/uploads/u1?_state&digest", "DELETE …/blobs/uploads/u1?_state", post, "PATCH …/blobs/uploads/u2?_state",
+				"PUT …/blobs/uploads/u2?_state&digest"}, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := test.registry
+			c := newClient(r)
+			noError(t, push(t, c, b, d))
+			stored(t, r, b, d)
+			sawRequests(t, r, d, test.want...)
+			if test.next != nil {
+				r.Reset()
+				noError(t, push(t, c, b, d))
+				sawRequests(t, r, d, test.next...)
+			}
+		})
+	}
+}
+
+func TestWhatWasLearnedIsForgottenAfterAnHour(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, d := blobOf(1000)
+		r := &upstreamtest.Registry{RefusePut: 404}
+		c := newClient(r)
+		noError(t, push(t, c, b, d))
+		time.Sleep(61 * time.Minute)
+		r.RefusePut = 0
+		r.Reset()
+		noError(t, push(t, c, b, d))
+		sawRequests(t, r, d, post, "PUT …/blobs/uploads/u3?digest")
+	})
+}
+
+func TestASmallBlobStillGoesWholeWhereALargeOneIsCut(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{MaxBody: 600_000}
+	c := newClient(r)
+	b, d := blobOf(1 << 20)
+	noError(t, push(t, c, b, d))
+	r.Reset()
+	small, smallDigest := blobOf(1000)
+	noError(t, push(t, c, small, smallDigest))
+	sawRequests(t, r, smallDigest, post, "PUT …/blobs/uploads/u3?digest")
+}
+
+func TestABrokenUploadSendsOnlyWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func([]byte) func() (io.ReadCloser, error){"from a seeker": opener, "from a plain reader": plainOpener} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d := blobOf(1_000_000)
+				r := &upstreamtest.Registry{State: true}
+				// Seven cuts are more than five attempts: progress earns new ones.
+				r.Inject(upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 100_000}, upstreamtest.Fault{Method: "PATCH", Reset: true, ResetAt: 100_000, Times: 6})
+				u, _, err := newClient(r).StartUpload(t.Context(), app, d, "")
+				noError(t, err)
+				noError(t, u.Send(t.Context(), int64(len(b)), open(b)))
+				stored(t, r, b, d)
+				if r.Bytes() != int64(len(b)) {
+					t.Errorf("%d bytes were sent for a blob of %d", r.Bytes(), len(b))
+				}
+			})
+		})
+	}
+}
+
+func TestAnUploadOfUnknownLengthIsStreamed(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	b, d := blobOf(100_000)
+	u, _, err := newClient(r).StartUpload(t.Context(), app, d, "")
+	noError(t, err)
+	noError(t, u.Send(t.Context(), -1, plainOpener(b)))
+	stored(t, r, b, d)
+	sawRequests(t, r, d, post, patch1, put1)
+}
+
+func TestTheLocalReadersErrorEndsTheUpload(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(100_000)
+	damaged := errors.New("chunk 3 is damaged")
+	for name, open := range map[string]func() (io.ReadCloser, error){
+		"open fails": func() (io.ReadCloser, error) { return nil, damaged },
+		"read fails": func() (io.ReadCloser, error) {
+			return io.NopCloser(io.MultiReader(strings.NewReader(string(b[:40_000])), iotestErr{damaged})), nil
+		},
+		"the blob is shorter than said": func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(b[:40_000]))), nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &upstreamtest.Registry{}
+			u, _, err := newClient(r).StartUpload(t.Context(), app, d, "")
+			noError(t, err)
+			err = u.Send(t.Context(), int64(len(b)), open)
+			if !errors.Is(err, damaged) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("error %v, want the reader's", err)
+			}
+			if errors.Is(err, oci.ErrUpstream) {
+				t.Errorf("%v blames the upstream", err)
+			}
+			if n := len(r.Requests()); n > 2 {
+				t.Errorf("it was tried again: %v", r.Requests())
+			}
+		})
+	}
+}
+
+type iotestErr struct{ err error }
+
+func (e iotestErr) Read([]byte) (int, error) { return 0, e.err }
+
+func TestRegistryFamiliesThatDiffer(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(12 << 20)
+	t.Run("Google takes no chunks, so a cut upload starts again", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := &upstreamtest.Registry{}
+			r.Inject(upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 1000})
+			c := newClient(r)
+			c.Host = "europe-docker.pkg.dev"
+			noError(t, push(t, c, b, d))
+			sawRequests(t, r, d, post, put1, get1, head, end1, post, put2)
+		})
+	})
+	t.Run("ECR wants its last chunk with the PUT", func(t *testing.T) {
+		r := &upstreamtest.Registry{MaxBody: 12<<20 - 1}
+		c := newClient(r)
+		c.Host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+		noError(t, push(t, c, b, d))
+		stored(t, r, b, d)
+		sawRequests(t, r, d, post, put1, end1, post, patch2, put2)
+	})
+	t.Run("GitHub takes 4 MiB at most and cancels nothing", func(t *testing.T) {
+		r := &upstreamtest.Registry{MaxBody: 12<<20 - 1, MaxChunk: 4 << 20}
+		c := newClient(r)
+		c.Host = "ghcr.io"
+		noError(t, push(t, c, b, d))
+		sawRequests(t, r, d, post, put1, post, patch2, patch2, patch2, put2)
+	})
+}
+
+func TestEveryRequestCarriesItsRepository(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(1000)
+	r := &upstreamtest.Registry{RefusePut: 404, Location: func(_ *http.Request, path string) string { return path }}
+	c := newClient(r)
+	next := c.HTTP.Transport
+	c.HTTP = &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) {
+		if repo, ok := oci.RepoFrom(req.Context()); !ok || repo != app {
+			t.Errorf("%s %s is about %v, want %v", req.Method, req.URL, repo, app)
+		}
+		if req.ContentLength != 0 && req.GetBody == nil {
+			t.Errorf("%s %s cannot be replayed", req.Method, req.URL)
+		}
+		return next.RoundTrip(req)
+	})}
+	noError(t, push(t, c, b, d))
+	_, _, err := c.HeadBlob(t.Context(), app, d)
+	noError(t, err)
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// An injector that meets a 401 in the middle sends the body again.
+func TestTheBodyCanBeReplayedByTheTransport(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(300_000)
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	next, refused := c.HTTP.Transport, false
+	c.HTTP = &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) {
+		if req.Method == http.MethodPut && !refused {
+			refused = true
+			_, _ = io.CopyN(io.Discard, req.Body, 100_000)
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			if n, err := req.Body.Read(make([]byte, 1)); err == nil {
+				t.Errorf("the first body still yields %d bytes", n)
+			}
+			req = req.Clone(req.Context())
+			req.Body = body
+		}
+		return next.RoundTrip(req)
+	})}
+	noError(t, push(t, c, b, d))
+	stored(t, r, b, d)
+}
+
+func TestSendEndsWithItsContextAndNamesTheLastCause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &upstreamtest.Registry{}
+		r.Inject(upstreamtest.Fault{Method: "PUT", Status: 503, RetryAfter: "60", Times: -1})
+		b, d := blobOf(1000)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		u, _, err := newClient(r).StartUpload(ctx, app, d, "")
+		noError(t, err)
+		err = u.Send(ctx, 1000, opener(b))
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "503") {
+			t.Errorf("error %v, want the deadline and the 503", err)
+		}
+	})
+}
