@@ -1,0 +1,27 @@
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+.PHONY: help run test bench check demo
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## run pushproxy without a configuration
+	go run ./cmd/pushproxy serve
+
+test: ## bring what the tests need, then run all of them
+	@go run ./tests/setup
+	@race=-race; [ "$$(go env CGO_ENABLED)" = 1 ] || race=; go test $$race -timeout 45m ./... # the race detector needs a C compiler
+
+bench: ## run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+check: ## formatting, vet, staticcheck, govulncheck
+	@test -z "$$(gofmt -l .)" || { echo "gofmt these:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	@out=$$(go run $(GOVULNCHECK) ./... 2>&1) && echo "$$out" || case "$$out" in \
+		*"fetching vulnerabilities"*) echo "check: left out: govulncheck, its database cannot be reached from here";; \
+		*) echo "$$out"; exit 1;; esac
+
+demo: ## push an image twice and to a second repository, through pushproxy to a registry with a password
+	@go run ./tests/demo
