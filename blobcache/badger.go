@@ -42,8 +42,8 @@ type Badger struct {
 	seed  maphash.Seed
 	swaps [64]sync.Mutex // by key: Swap reads and writes one key undisturbed
 
-	// gate is held by writers, and against them by Drop: badger fails the
-	// writes that meet its DropPrefix.
+	// gate is held by writers, and against them by Drop's steps: badger fails
+	// the writes that meet its DropPrefix.
 	gate    sync.RWMutex
 	reclaim sync.Mutex // one Drop at a time
 	files   fileSync
@@ -96,8 +96,8 @@ func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	return b
 }
 
-// Drop implements Bodies. Writers wait while the chunks are dropped, not while
-// the files are rewritten after it.
+// Drop implements Bodies. Writers wait while the chunks are dropped and while a
+// file is rewritten, at most half of ValueLogFileSize, with a break after each.
 func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
 	if err := errors.Join(ctx.Err(), s.watch.err()); err != nil || len(uploads) == 0 {
 		return err
@@ -132,7 +132,12 @@ func (s *Badger) collect() error {
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(formatKey)})
 	defer it.Close()
-	if err := s.db.RunValueLogGC(0.5); err != nil {
+	// Writers wait: badger reads the newest memtable's state unlocked here, and
+	// what is not overwritten meanwhile cannot come back from the old file.
+	s.gate.Lock()
+	err := s.db.RunValueLogGC(0.5)
+	s.gate.Unlock()
+	if err != nil {
 		return err
 	}
 	return s.Barrier(context.Background())

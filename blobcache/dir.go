@@ -105,22 +105,27 @@ type fileSync struct {
 func (f *fileSync) sync() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	logs, err := filepath.Glob(filepath.Join(f.dir, "*.vlog"))
+	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return err
 	}
-	tables, err := filepath.Glob(filepath.Join(f.dir, "*.mem"))
-	if err != nil {
-		return err
+	var logs, tables []string // in the order of their numbers
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case ".vlog":
+			logs = append(logs, filepath.Join(f.dir, e.Name()))
+		case ".mem":
+			tables = append(tables, filepath.Join(f.dir, e.Name()))
+		}
 	}
 	sealed := make(map[string]bool, len(logs))
-	for i, name := range logs { // in the order of their numbers: the last one grows
+	for i, name := range logs {
 		if !f.sealed[name] {
 			if err := syncFile(name); err != nil {
 				return err
 			}
 		}
-		sealed[name] = i < len(logs)-1
+		sealed[name] = i < len(logs)-1 // the last one grows
 	}
 	f.sealed = sealed
 	for _, name := range tables {

@@ -40,5 +40,6 @@ func TestStores(t *testing.T) {
 		t.Run(name+" index", func(t *testing.T) {
 			blobcachetest.TestIndex(t, func(t *testing.T) blobcache.Index { return open(t) })
 		})
+		t.Run(name+" cache", func(t *testing.T) { blobcachetest.TestCache(t, open) })
 	}
 }

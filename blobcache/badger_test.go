@@ -1,0 +1,152 @@
+package blobcache_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"pushproxy/blobcache"
+	"pushproxy/blobcache/blobcachetest"
+)
+
+// usage returns the bytes that the directory's files take on the disk.
+func usage(t *testing.T, dir string) (bytes int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			bytes += info.Sys().(*syscall.Stat_t).Blocks * 512
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes
+}
+
+func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "cache")
+	s := openBadger(t, dir)
+	chunk := blobcachetest.Bytes(1, blobcache.ChunkSize)
+	var dead []string
+	for i := range 8 {
+		upload := fmt.Sprintf("upload%d", i)
+		for n := range 16 {
+			if err := s.PutChunk(t.Context(), upload, n, chunk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i > 0 {
+			dead = append(dead, upload)
+		}
+	}
+	full := usage(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			if err := s.PutChunk(t.Context(), "writer", i%4, chunk[:1000]); err != nil {
+				t.Errorf("write beside Drop: %v", err)
+			}
+		}
+	})
+	err := s.Drop(t.Context(), dead...)
+	cancel()
+	wg.Wait()
+	if err != nil {
+		t.Fatalf("Drop: %v", err)
+	}
+	// One upload of 16 MiB is left, the newest file is never collected, and
+	// tables and logs of the writer come on top.
+	if left := usage(t, dir); left > full/2 {
+		t.Errorf("%d MiB of %d MiB are still used", left>>20, full>>20)
+	}
+	for n := range 16 {
+		if _, err := s.GetChunk(t.Context(), "upload0", n, nil); err != nil {
+			t.Errorf("the upload that was kept: %v", err)
+		}
+	}
+}
+
+func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	shared := filepath.Join(parent, "shared")
+	file := filepath.Join(parent, "file")
+	foreign := filepath.Join(parent, "foreign")
+	locked := filepath.Join(parent, "locked")
+	future := filepath.Join(parent, "future")
+	for _, err := range []error{
+		os.Mkdir(shared, 0o750), os.Chmod(shared, 0o750), os.WriteFile(file, nil, 0o600), os.Mkdir(foreign, 0o700),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	openBadger(t, locked)
+	s := openBadger(t, future)
+	if ok, err := s.Swap(t.Context(), "format", []byte("1"), []byte("2")); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		dir  string
+		o    blobcache.BadgerOptions
+		want []string
+	}{
+		"no name":                              {"", small, []string{"no name"}},
+		"a directory open to others":           {shared, small, []string{shared, "chmod 700"}},
+		"a file":                               {file, small, []string{file}},
+		"a directory below a file":             {filepath.Join(file, "x"), small, []string{file, "choose another"}},
+		"a directory in use":                   {locked, small, []string{locked, fmt.Sprint("process ", os.Getpid())}},
+		"a layout of a later version":          {future, small, []string{future, `"2"`, `"1"`}},
+		"a disk with too little space to open": {filepath.Join(parent, "full"), blobcache.BadgerOptions{MemTableSize: 1 << 60, Floor: 1 << 62}, []string{"full", "free some space"}},
+	}
+	if os.Getuid() == 0 {
+		if err := os.Chown(foreign, 12345, -1); err != nil {
+			t.Fatal(err)
+		}
+		tests["another user's directory"] = struct {
+			dir  string
+			o    blobcache.BadgerOptions
+			want []string
+		}{foreign, small, []string{foreign, "12345"}}
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s, err := blobcache.OpenBadger(test.dir, test.o)
+			if err == nil {
+				_ = s.Close()
+				t.Fatal("opened")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v\ndoes not say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestOpenBadgerCreatesAPrivateDirectory(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data", "cache")
+	openBadger(t, dir)
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v; want mode 0700", info.Mode(), err)
+	}
+}
