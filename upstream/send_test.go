@@ -154,7 +154,7 @@ func TestWhatWasLearnedIsForgottenAfterAnHour(t *testing.T) {
 		r := &upstreamtest.Registry{RefusePut: 404}
 		c := newClient(r)
 		noError(t, push(t, c, b, d))
-		time.Sleep(61 * time.Minute)
+		<-time.After(61 * time.Minute)
 		r.RefusePut = 0
 		r.Reset()
 		noError(t, push(t, c, b, d))

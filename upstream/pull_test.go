@@ -1,0 +1,182 @@
+package upstream
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/oci"
+	"pushproxy/upstream/upstreamtest"
+)
+
+func TestGetBlob(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	b, d := blobOf(1000)
+	r.AddBlob("acme/app", b)
+	c := newClient(r)
+	tests := map[string]struct {
+		header, part string
+		status       int
+	}{
+		"whole":        {"", string(b), 200},
+		"from a point": {"bytes=900-", string(b[900:]), 206},
+		"a part":       {"bytes=10-19", string(b[10:20]), 206},
+		"the end":      {"bytes=-5", string(b[995:]), 206},
+	}
+	for name, test := range tests {
+		body, err := c.GetBlob(t.Context(), app, d, test.header)
+		noError(t, err)
+		got, err := io.ReadAll(body)
+		noError(t, err)
+		noError(t, body.Close())
+		if string(got) != test.part || body.Size != int64(len(test.part)) || body.Status != test.status || (body.ContentRange != "") != (test.status == 206) {
+			t.Errorf("%s: %d bytes of %d, status %d, %q", name, len(got), body.Size, body.Status, body.ContentRange)
+		}
+	}
+}
+
+func TestGetBlobErrors(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	b, d := blobOf(1000)
+	r.AddBlob("acme/app", b)
+	c := newClient(r)
+	if _, err := c.GetBlob(t.Context(), app, digest.FromString("x"), ""); !errors.Is(err, oci.ErrBlobUnknown) {
+		t.Errorf("missing: %v", err)
+	}
+	for _, header := range []string{"bytes=0-1,5-6", "lines=1-2", "bytes=0-1\r\nX: y"} {
+		if _, err := c.GetBlob(t.Context(), app, d, header); !errors.Is(err, oci.ErrRangeInvalid) {
+			t.Errorf("range %q: %v", header, err)
+		}
+	}
+	if e := oci.AsError(second(c.GetBlob(t.Context(), app, d, "bytes=5000-"))); e.Status != http.StatusRequestedRangeNotSatisfiable {
+		t.Errorf("a range beyond the end: %d", e.Status)
+	}
+	r.Digest = digest.FromString("x").String()
+	if _, err := c.GetBlob(t.Context(), app, d, ""); !errors.Is(err, oci.ErrUpstream) {
+		t.Errorf("another digest: %v", err)
+	}
+	r.Digest, r.Header = "", http.Header{"Content-Encoding": {"gzip"}}
+	if _, err := c.GetBlob(t.Context(), app, d, ""); !errors.Is(err, oci.ErrUpstream) {
+		t.Errorf("an encoding that was not asked for: %v", err)
+	}
+	for _, q := range r.Log() {
+		if got := q.Header.Get("Accept-Encoding"); got != "identity" {
+			t.Errorf("Accept-Encoding %q", got)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestAPullThatStallsEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(&upstreamtest.Registry{})
+		c.HTTP.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: stalled{req}, ContentLength: -1}, nil
+		})
+		body, err := c.GetBlob(t.Context(), app, digest.FromString("x"), "")
+		noError(t, err)
+		<-time.After(time.Hour) // A slow consumer is not a stall.
+		start := time.Now()
+		if _, err := body.Read(make([]byte, 1)); !errors.Is(err, errStalled) {
+			t.Errorf("read: %v, want errStalled", err)
+		}
+		if d := time.Since(start); d != idleBody {
+			t.Errorf("it took %s, want %s", d, idleBody)
+		}
+		noError(t, body.Close())
+	})
+}
+
+// stalled is a body that never yields.
+type stalled struct{ req *http.Request }
+
+func (s stalled) Read([]byte) (int, error) {
+	<-s.req.Context().Done()
+	return 0, s.req.Context().Err()
+}
+
+func (s stalled) Close() error { return nil }
+
+func TestTags(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	body, link, err := c.Tags(t.Context(), app, nil)
+	if err != nil || link != "" || string(body) != `{"name":"acme/app","tags":[]}` {
+		t.Errorf("no tags: %s, %q, %v; want an empty list", body, link, err)
+	}
+	for _, tag := range []string{"a", "b", "c"} {
+		r.AddManifest("acme/app", tag, "x", []byte("{}"))
+	}
+	body, link, err = c.Tags(t.Context(), app, url.Values{"n": {"2"}, "evil": {"1"}})
+	if err != nil || link != "last=b&n=2" {
+		t.Errorf("first page: %s, %q, %v", body, link, err)
+	}
+	query, _ := url.ParseQuery(link)
+	if body, link, err = c.Tags(t.Context(), app, query); err != nil || link != "" || string(body) != `{"name":"acme/app","tags":["c"]}`+"\n" {
+		t.Errorf("second page: %s, %q, %v", body, link, err)
+	}
+	sawRequests(t, r, "-", "GET …/tags/list", "GET …/tags/list?n", "GET …/tags/list?last&n")
+	r.Inject(upstreamtest.Fault{Status: 404, Code: "NAME_UNKNOWN"})
+	if _, _, err := c.Tags(t.Context(), app, nil); !errors.Is(err, oci.ErrNameUnknown) {
+		t.Errorf("an unknown repository: %v", err)
+	}
+}
+
+func TestReferrers(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{Header: http.Header{"X-Internal": {"secret"}, "Link": {`<https://internal.test/v2/acme/app/referrers/x?last=q>; rel="next"`}}}
+	c := newClient(r)
+	d := digest.FromString("x")
+	raw, header, err := c.Referrers(t.Context(), app, d, url.Values{"artifactType": {"sbom"}})
+	if err != nil || len(raw) == 0 {
+		t.Fatalf("Referrers = %s, %v", raw, err)
+	}
+	want := map[string]string{"Content-Type": oci.MediaTypeOCIIndex, "Oci-Filters-Applied": "artifactType", "Link": `<?last=q>; rel="next"`}
+	for name := range header {
+		if header.Get(name) != want[name] {
+			t.Errorf("header %s: %q, want %q", name, header.Get(name), want[name])
+		}
+	}
+	r.NoReferrers = true
+	if _, _, err := c.Referrers(t.Context(), app, d, nil); !errors.Is(err, oci.ErrNotFound) {
+		t.Errorf("an upstream without them: %v, want ErrNotFound", err)
+	}
+}
+
+func TestPing(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	noError(t, c.Ping(t.Context()))
+	for status, want := range map[int]error{401: oci.ErrDenied, 404: oci.ErrUpstream} {
+		r.Inject(upstreamtest.Fault{Status: status})
+		if err := c.Ping(t.Context()); !errors.Is(err, want) {
+			t.Errorf("%d: %v, want %v", status, err, want)
+		}
+	}
+}
+
+func TestCanPush(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	noError(t, c.CanPush(t.Context(), app))
+	if r.Sessions() != 0 {
+		t.Errorf("%d sessions are left open", r.Sessions())
+	}
+	r.Inject(upstreamtest.Fault{Method: "POST", Status: 403})
+	if err := c.CanPush(t.Context(), app); !errors.Is(err, oci.ErrDenied) {
+		t.Errorf("refused: %v, want ErrDenied", err)
+	}
+}
