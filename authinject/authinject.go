@@ -34,8 +34,8 @@ var ErrNone = errors.New("no credential")
 
 // Credential is an account at one registry. The zero Credential is anonymous.
 //
-// Do not keep one in an unexported field of a type that is ever printed: fmt
-// cannot call the methods of what it may not access.
+// Ask for it where it is needed and do not keep it: see Secret for what can be
+// printed by accident.
 type Credential struct {
 	// Username of the account; may be empty beside Identity or Bearer.
 	Username string

@@ -2,21 +2,23 @@ package authinject
 
 import (
 	"context"
+	"os"
 	"slices"
 	"sync"
 
 	"pushproxy/oci"
 )
 
-// Env is the Source that reads the content of an environment variable such as
-// docker's DOCKER_AUTH_CONFIG: the JSON of a docker config, of which only auths
-// counts. Helpers that it names are not run, as in docker. Set the fields
-// before its first use and do not copy it.
+// Env is the Source that reads docker's DOCKER_AUTH_CONFIG, or another variable
+// like it: the JSON of a docker config, of which only auths counts. Helpers
+// that it names are not run, as in docker. The variable is read once; unset or
+// empty it holds nothing. Set the fields before its first use and do not copy
+// it.
 type Env struct {
-	// Name of the variable, for messages; "" is DOCKER_AUTH_CONFIG.
+	// Name of the variable; "" is DOCKER_AUTH_CONFIG.
 	Name string
-	// Value of the variable; "" holds nothing.
-	Value Secret
+	// LookupEnv reads the environment; nil means os.LookupEnv.
+	LookupEnv func(string) (string, bool)
 
 	once   sync.Once
 	config *authConfig
@@ -70,10 +72,15 @@ func (e *Env) name() string {
 func (e *Env) parsed() (*authConfig, error) {
 	e.once.Do(func() {
 		e.config = &authConfig{}
-		if e.Value == "" {
+		lookup := e.LookupEnv
+		if lookup == nil {
+			lookup = os.LookupEnv
+		}
+		value, _ := lookup(e.name())
+		if value == "" {
 			return
 		}
-		config, err := parseAuthConfig([]byte(e.Value.Reveal()))
+		config, err := parseAuthConfig([]byte(value))
 		if err != nil {
 			e.err = oci.ErrDenied.With("the environment variable %s cannot be used: %v; correct or unset it", e.name(), err)
 			return

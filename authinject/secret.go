@@ -12,9 +12,10 @@ const redacted = "***"
 // Secret is a password or token. Printed, logged or encoded in any way it is
 // ***; Reveal is the only way to its text.
 //
-// fmt cannot call methods of unexported struct fields: where a struct that
-// holds a Secret might be printed, keep the field exported, or behind a
-// pointer.
+// fmt cannot call the methods of unexported struct fields, does not where a verb
+// does not fit the type around it, and encoding/json does not for map keys: keep
+// a Secret two pointers away from anything that might be printed, and never make
+// it a key.
 type Secret string
 
 // Reveal returns the text. Call it only where it goes on the wire or into a
