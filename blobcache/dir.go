@@ -43,7 +43,7 @@ func prepareDir(dir string) error {
 // openError explains why badger did not open dir.
 func openError(dir string, err error) error {
 	if !strings.Contains(err.Error(), "Cannot acquire directory lock") {
-		return fmt.Errorf("cache %s cannot be opened: %w", dir, err)
+		return fmt.Errorf("cache %s cannot be opened: %w; where its files are damaged, move the directory away to start with an empty cache, which loses what was not pushed on", dir, err)
 	}
 	who := "another process"
 	if pid, readErr := os.ReadFile(filepath.Join(dir, "LOCK")); readErr == nil {
