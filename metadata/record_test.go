@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -121,6 +122,25 @@ func TestAFailedFsyncStopsAllFurtherAcknowledgements(t *testing.T) {
 	}
 	if value, err := b.Get(t.Context(), "k"); string(value) != "w" || err != nil {
 		t.Errorf("reads after a failed fsync: got %q, %v", value, err)
+	}
+}
+
+func TestACallerThatLeavesMayReuseItsMemory(t *testing.T) {
+	t.Parallel()
+	b := &Badger{swaps: make(chan *swap), space: &space{floor: -1}}
+	ctx, cancel := context.WithCancel(t.Context())
+	taken := make(chan *swap, 1)
+	go func() {
+		taken <- <-b.swaps
+		cancel()
+	}()
+	old, next := []byte("old"), []byte("new")
+	if done, err := b.Swap(ctx, "k", old, next); done || !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, %v, want the context's error", done, err)
+	}
+	old[0], next[0] = 'x', 'x'
+	if s := <-taken; string(s.old) != "old" || string(s.new) != "new" {
+		t.Errorf("the writer sees %q and %q", s.old, s.new)
 	}
 }
 

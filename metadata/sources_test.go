@@ -152,6 +152,11 @@ func TestRank(t *testing.T) {
 		}
 		return list
 	}
+	// More than a sort that is not stable leaves in order by luck.
+	var many []string
+	for n := range 40 {
+		many = append(many, fmt.Sprint("x", n))
+	}
 	cases := []struct {
 		name       string
 		candidates []oci.Repo
@@ -161,6 +166,7 @@ func TestRank(t *testing.T) {
 	}{
 		{"nothing comes of nothing", nil, "a", 3, nil},
 		{"newest first among equals", repos("x", "y", "z"), "a", 3, repos("x", "y", "z")},
+		{"newest first among many equals", repos(many...), "a", 99, repos(many...)},
 		{"more common leading components first", repos("x/y", "a/x", "a/b/x", "a/y"), "a/b/c", 9, repos("a/b/x", "a/x", "a/y", "x/y")},
 		{"a common component counts only after equal ones", repos("x/b/c", "a/x/c"), "a/b/c", 9, repos("a/x/c", "x/b/c")},
 		{"part of a component is not a component", repos("team-a", "team/x"), "team/app", 9, repos("team/x", "team-a")},

@@ -91,6 +91,7 @@ func swaps(t *testing.T, kv metadata.KV) {
 	one, two := []byte("one"), []byte("two")
 	swap(t, kv, "k", one, two, false)
 	swap(t, kv, "k", one, nil, false)
+	swap(t, kv, "k", []byte{}, two, false)
 	holds(t, kv, "k", nil)
 	swap(t, kv, "k", nil, one, true)
 	holds(t, kv, "k", one)
