@@ -115,8 +115,15 @@ func (t *Transport) heal(req *http.Request, header http.Header, auth authorizati
 		return false, err
 	}
 	d, known := t.demand(origin)
+	if !known {
+		// GAR's 401 may come without a challenge; its root has one.
+		if err := t.probe(req.Context(), apiRoot(req.URL)); err != nil {
+			return false, err
+		}
+		d, _ = t.demand(origin)
+	}
 	switch {
-	case !known || d.scheme == "":
+	case d.scheme == "":
 		return false, nil
 	case auth.header == "":
 		return true, nil

@@ -45,6 +45,7 @@ type DockerConfig struct {
 
 	mu   sync.Mutex
 	last *readFile
+	own  *Helpers // where Helpers is nil
 }
 
 // readFile is a file's content and what it looked like when it was read.
@@ -169,12 +170,15 @@ func (d *DockerConfig) kind() string {
 }
 
 func (d *DockerConfig) helpers() *Helpers {
+	if d.Helpers != nil {
+		return d.Helpers
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.Helpers == nil {
-		d.Helpers = &Helpers{Now: d.Now}
+	if d.own == nil {
+		d.own = &Helpers{Now: d.Now}
 	}
-	return d.Helpers
+	return d.own
 }
 
 // read returns the file's content and path; nil when there is no file.

@@ -321,6 +321,30 @@ func TestAChangedDemandIsLearned(t *testing.T) {
 	mustSend(t, tr, 201, "GET", home+"/v2/acme/app/manifests/1", "")
 }
 
+func TestARefusalWithoutAChallengeAsksTheRoot(t *testing.T) {
+	t.Parallel()
+	// As Artifact Registry does (protocol.md C4).
+	r := &registry{}
+	mute := func(silent bool) http.HandlerFunc {
+		return func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/token" || r.allowed(req) && req.URL.Path != "/v2/" {
+				r.ServeHTTP(rw, req)
+				return
+			}
+			if req.URL.Path == "/v2/" && !silent {
+				r.ServeHTTP(rw, &http.Request{Method: "GET", URL: &url.URL{Path: "/v2/acme/app/manifests/1"}, Header: http.Header{}})
+				return
+			}
+			rw.WriteHeader(401)
+		}
+	}
+	tr, _ := newTransport(mute(false), fixed{"": bob})
+	mustSend(t, tr, 201, "PUT", home+"/v2/acme/app/manifests/1", "{}")
+	tr, w := newTransport(mute(true), fixed{"": bob})
+	mustSend(t, tr, 401, "PUT", home+"/v2/acme/app/manifests/1", "{}")
+	w.mustHoldSecretOnlyAt(t)
+}
+
 func TestWarmFetchesTheTokenAhead(t *testing.T) {
 	t.Parallel()
 	r := &registry{}

@@ -12,19 +12,16 @@ import (
 	"pushproxy/oci"
 )
 
-// TestOverRealConnections pushes through net/http on both sides: bodies are
-// closed and sent again, connections are used again, an upload of odd shape
-// finds its repository in the context.
+// TestOverRealConnections pushes through net/http on both sides: bodies are sent
+// again, and an upload of odd shape finds its repository in the context.
 func TestOverRealConnections(t *testing.T) {
 	t.Parallel()
 	for name, basic := range map[string]bool{"Basic": true, "Bearer": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := &registry{basic: basic}
-			connections := map[string]bool{}
 			var stored []byte
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				connections[req.RemoteAddr] = true
 				if req.Method != "PUT" || !r.allowed(req) {
 					r.ServeHTTP(w, req)
 					return
@@ -52,10 +49,7 @@ func TestOverRealConnections(t *testing.T) {
 				if lose {
 					r.revoke()
 				}
-				closed := 0
-				open := func() (io.ReadCloser, error) {
-					return &countClose{Reader: bytes.NewReader(blob), n: &closed}, nil
-				}
+				open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(blob)), nil }
 				body, _ := open()
 				req, err := http.NewRequestWithContext(ctx, "PUT", server.URL+"/artifacts-uploads/odd?x=1", body)
 				if err != nil {
@@ -67,21 +61,46 @@ func TestOverRealConnections(t *testing.T) {
 					t.Fatal(err)
 				}
 				_ = resp.Body.Close()
-				if resp.StatusCode != http.StatusCreated || !bytes.Equal(stored, blob) || closed == 0 {
-					t.Errorf("step %d: got %d, %d bytes, %d bodies closed", step, resp.StatusCode, len(stored), closed)
+				if resp.StatusCode != http.StatusCreated || !bytes.Equal(stored, blob) {
+					t.Errorf("step %d: got %d and %d bytes", step, resp.StatusCode, len(stored))
 				}
 				stored = nil
-			}
-			if strings.Contains(server.URL, "registry.test") {
-				t.Error("the test is to show that the credential's host need not be the origin's")
 			}
 		})
 	}
 }
 
-type countClose struct {
-	io.Reader
-	n *int
+func TestABodyIsClosedEvenIfNothingIsSent(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*registry{
+		"a refused realm":      {realm: "https://evil.example/token"},
+		"a refused credential": {password: "another"},
+	} {
+		tr, w := newTransport(r, fixed{"": bob})
+		for range 2 {
+			body := &closing{Reader: strings.NewReader("stream")}
+			req, err := http.NewRequestWithContext(t.Context(), "PATCH", home+"/v2/acme/app/blobs/uploads/1", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tr.RoundTrip(req); err == nil {
+				t.Errorf("%s: got no error", name)
+			}
+			if !body.closed {
+				t.Errorf("%s: the body stays open", name)
+			}
+		}
+		for _, line := range w.lines(homeAt) {
+			if strings.HasPrefix(line, "PATCH") {
+				t.Errorf("%s: the stream was sent, and is lost", name)
+			}
+		}
+	}
 }
 
-func (c *countClose) Close() error { *c.n++; return nil }
+type closing struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closing) Close() error { c.closed = true; return nil }
