@@ -14,7 +14,7 @@ import (
 
 func TestOnlyItsOwnNamesAreServed(t *testing.T) {
 	t.Parallel()
-	r := startRig(t, "http://127.0.0.1:1", nil)
+	r := startTraced(t)
 	for _, c := range []struct {
 		host string
 		fine bool
