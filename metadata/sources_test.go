@@ -153,9 +153,10 @@ func TestRank(t *testing.T) {
 		return list
 	}
 	// More than a sort that is not stable leaves in order by luck.
-	var many []string
+	var near, far, mixed []string
 	for n := range 40 {
-		many = append(many, fmt.Sprint("x", n))
+		near, far = append(near, fmt.Sprint("a/", n)), append(far, fmt.Sprint("x", n))
+		mixed = append(mixed, far[n], near[n])
 	}
 	cases := []struct {
 		name       string
@@ -166,7 +167,7 @@ func TestRank(t *testing.T) {
 	}{
 		{"nothing comes of nothing", nil, "a", 3, nil},
 		{"newest first among equals", repos("x", "y", "z"), "a", 3, repos("x", "y", "z")},
-		{"newest first among many equals", repos(many...), "a", 99, repos(many...)},
+		{"newest first among many equals", repos(mixed...), "a/b", 99, repos(append(near, far...)...)},
 		{"more common leading components first", repos("x/y", "a/x", "a/b/x", "a/y"), "a/b/c", 9, repos("a/b/x", "a/x", "a/y", "x/y")},
 		{"a common component counts only after equal ones", repos("x/b/c", "a/x/c"), "a/b/c", 9, repos("a/x/c", "x/b/c")},
 		{"part of a component is not a component", repos("team-a", "team/x"), "team/app", 9, repos("team/x", "team-a")},
