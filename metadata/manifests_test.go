@@ -140,7 +140,7 @@ func TestTagsAgreeWithAModelOverRandomHistories(t *testing.T) {
 		for _, repo := range repos {
 			model[repo] = map[string]metadata.Tag{}
 		}
-		for range 800 {
+		for range 300 {
 			at = at.Add(time.Second)
 			repo, name := repos[random.IntN(len(repos))], names[random.IntN(len(names))]
 			d := numbered(random.IntN(4))

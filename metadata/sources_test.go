@@ -94,7 +94,7 @@ func TestSourcesAgreeWithAModelOverRandomHistories(t *testing.T) {
 			n int
 		}
 		model := map[place][]oci.Repo{}
-		for range 1500 {
+		for range 600 {
 			at := place{metadata.Owner{byte(random.IntN(2))}, random.IntN(2)}
 			r := app(fmt.Sprint("r", random.IntN(70)))
 			rest := slices.DeleteFunc(slices.Clone(model[at]), func(s oci.Repo) bool { return s == r })

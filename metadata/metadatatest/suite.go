@@ -252,7 +252,7 @@ func history(t *testing.T, kv metadata.KV) {
 		}
 		return []byte(of)
 	}
-	for step := range 1500 {
+	for step := range 600 {
 		key := fmt.Sprintf("%c/%d", 'a'+random.IntN(2), random.IntN(8))
 		old := model[key]
 		if random.IntN(4) == 0 {
