@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -32,6 +33,8 @@ var (
 func (c *Client) fail(ctx context.Context, k call, a *answer, unknown *oci.Error) error {
 	said, hint := words(a.text), c.hint(a.Status)
 	switch {
+	case (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) && c.foreign(a):
+		return oci.ErrUpstream.With("%s could not %s: %s, where it keeps its content, answered %s; try again", c.Host, k.what, plain(a.from.Host), status(a.Status))
 	case a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden:
 		return c.denied(ctx, k, a)
 	case a.Status == http.StatusNotFound:
@@ -62,6 +65,12 @@ func (c *Client) fail(ctx context.Context, k call, a *answer, unknown *oci.Error
 	e := oci.ErrUpstream.With("%s failed to %s (%s)%s; try again%s", c.Host, k.what, status(a.Status), said, hint)
 	e.After = retryAfter(a.Header.Get("Retry-After"), time.Now())
 	return e
+}
+
+// foreign reports whether the answer came from another origin by a redirect: a
+// signature that ran out there says nothing about the user's credential.
+func (c *Client) foreign(a *answer) bool {
+	return a.redirected && !slices.ContainsFunc(c.URLs, func(base *url.URL) bool { return sameOrigin(base, a.from) })
 }
 
 // denied is the error for 401 and 403: what was refused, with whose credential,

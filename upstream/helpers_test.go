@@ -2,8 +2,8 @@ package upstream
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -31,13 +31,11 @@ func mustURL(s string) *url.URL {
 	return u
 }
 
-// blobOf returns n bytes that differ everywhere, and their digest.
+// blobOf returns n bytes that differ everywhere, the same each time, and their
+// digest.
 func blobOf(n int) ([]byte, digest.Digest) {
-	var b []byte
-	for seed := sha256.Sum256([]byte("pushproxy")); len(b) < n; seed = sha256.Sum256(seed[:]) {
-		b = append(b, seed[:]...)
-	}
-	b = b[:n]
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
 	return b, digest.FromBytes(b)
 }
 

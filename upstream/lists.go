@@ -17,14 +17,22 @@ import (
 // maxList is the largest page of tags or referrers read, in bytes.
 const maxList = 8 << 20
 
-// Tags fetches one page of repo's tags (specification, end-8). Of query, n and
-// last are passed on. body is the upstream's JSON, with a null list made empty;
+// The parameters that pages are asked for with: the specification's, and
+// Quay's (its endpoints/v2/__init__.py). Nothing else of a
+// query goes to or comes from the upstream.
+var (
+	pageKeys     = []string{"n", "last", "next_page"}
+	referrerKeys = append([]string{"artifactType"}, pageKeys...)
+)
+
+// Tags fetches one page of repo's tags (specification, end-8). Of query, n, last
+// and Quay's next_page are passed on. body is the upstream's JSON, with a null list made empty;
 // link is the query of the next page, or "" when this is the last.
 func (c *Client) Tags(ctx context.Context, repo oci.Repo, query url.Values) (body []byte, link string, err error) {
 	if err := checked(repo); err != nil {
 		return nil, "", err
 	}
-	query = only(query, "n", "last")
+	query = only(query, pageKeys...)
 	if n, err := strconv.Atoi(query.Get("n")); err == nil && c.quirk().MaxTags > 0 && n > c.quirk().MaxTags {
 		query.Set("n", strconv.Itoa(c.quirk().MaxTags))
 	}
@@ -37,7 +45,7 @@ func (c *Client) Tags(ctx context.Context, repo oci.Repo, query url.Values) (bod
 }
 
 // Referrers fetches the manifests that refer to d (end-12). Of query,
-// artifactType, n and last are passed on. header holds what a client may see:
+// artifactType and the same are passed on. header holds what a client may see:
 // Content-Type, OCI-Filters-Applied and a Link of nothing but the next page's
 // query. ErrNotFound means that the upstream has no such end-point.
 func (c *Client) Referrers(ctx context.Context, repo oci.Repo, d digest.Digest, query url.Values) (raw []byte, header http.Header, err error) {
@@ -45,7 +53,7 @@ func (c *Client) Referrers(ctx context.Context, repo oci.Repo, d digest.Digest, 
 		return nil, nil, err
 	}
 	k := call{what: "list what refers to " + d.String() + " in " + repo.String(), repo: repo, method: http.MethodGet,
-		path: "/v2/" + repo.Name + "/referrers/" + d.String(), query: only(query, "artifactType", "n", "last").Encode()}
+		path: "/v2/" + repo.Name + "/referrers/" + d.String(), query: only(query, referrerKeys...).Encode()}
 	k.header = accepting([]string{oci.MediaTypeOCIIndex})
 	a, raw, err := c.fetchList(ctx, k, oci.ErrNotFound)
 	if err != nil {
@@ -106,7 +114,7 @@ func nextPage(h http.Header) string {
 				break
 			}
 			if u, err := url.Parse(target); err == nil && isNext(params) {
-				return only(u.Query(), "n", "last", "artifactType", "nextToken", "next_page").Encode()
+				return only(u.Query(), referrerKeys...).Encode()
 			}
 			line = rest
 		}

@@ -232,3 +232,19 @@ func TestErrorsNeverShowALocationsQuery(t *testing.T) {
 		}
 	}
 }
+
+func TestARefusalByTheStorageIsNotOneOfTheCredential(t *testing.T) {
+	t.Parallel()
+	c := newClient(&upstreamtest.Registry{})
+	c.HTTP.Transport = upstreamtest.Transport(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Host == "registry.test" {
+			http.Redirect(w, req, "https://storage.test/x?sig=s3cr3t", http.StatusTemporaryRedirect)
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	_, err := c.GetBlob(t.Context(), app, digest.FromString("x"), "")
+	if !errors.Is(err, oci.ErrUpstream) || !strings.Contains(err.Error(), "storage.test") || strings.Contains(err.Error(), "docker login") {
+		t.Errorf("error %v, want ErrUpstream that names the storage", err)
+	}
+}

@@ -107,73 +107,6 @@ func TestFaultsThatDoNotPassAreErrors(t *testing.T) {
 	}
 }
 
-func TestWhatIsRefusedIsSentAnotherWay(t *testing.T) {
-	t.Parallel()
-	b, d := blobOf(1 << 20)
-	half := []string{patch2, patch2, put2}
-	tests := map[string]struct {
-		registry *upstreamtest.Registry
-		want     []string
-		next     []string // the requests of the same push again
-	}{
-		"a PUT with a body: stream, and remember": {&upstreamtest.Registry{RefusePut: 404},
-			[]string{post, put1, end1, post, patch2, put2}, []string{post, "PATCH …/blobs/uploads/u3", "PUT …/blobs/uploads/u3?digest"}},
-		"by 501": {&upstreamtest.Registry{RefusePut: 501}, []string{post, put1, end1, post, patch2, put2}, nil},
-		"bodies that are too large: chunks": {&upstreamtest.Registry{MaxBody: 600_000},
-			append([]string{post, put1, end1, post}, half...), []string{post, "PATCH …/blobs/uploads/u3", "PATCH …/blobs/uploads/u3", "PUT …/blobs/uploads/u3?digest"}},
-		"chunks that are too large: halved": {&upstreamtest.Registry{MaxBody: 600_000, MaxChunk: 300_000},
-			[]string{post, put1, end1, post, patch2, "DELETE …/blobs/uploads/u2", post, "PATCH …/blobs/uploads/u3", "PATCH …/blobs/uploads/u3",
-				"PATCH …/blobs/uploads/u3", "PATCH …/blobs/uploads/u3", "PUT …/blobs/uploads/u3?digest"}, nil},
-		"an upstream with chunks of its own size": {&upstreamtest.Registry{MaxBody: 1<<20 - 1, MinChunk: 700_000},
-			append([]string{post, put1, end1, post}, half...), nil},
-		"state in the location is echoed": {&upstreamtest.Registry{RefusePut: 405, State: true},
-			[]string{post, "PUT …/blobs/uploads/u1?_state&digest", "DELETE …/blobs/uploads/u1?_state", post, "PATCH …/blobs/uploads/u2?_state",
-				"PUT …/blobs/uploads/u2?_state&digest"}, nil},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := test.registry
-			c := newClient(r)
-			noError(t, push(t, c, b, d))
-			stored(t, r, b, d)
-			sawRequests(t, r, d, test.want...)
-			if test.next != nil {
-				r.Reset()
-				noError(t, push(t, c, b, d))
-				sawRequests(t, r, d, test.next...)
-			}
-		})
-	}
-}
-
-func TestWhatWasLearnedIsForgottenAfterAnHour(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b, d := blobOf(1000)
-		r := &upstreamtest.Registry{RefusePut: 404}
-		c := newClient(r)
-		noError(t, push(t, c, b, d))
-		<-time.After(61 * time.Minute)
-		r.RefusePut = 0
-		r.Reset()
-		noError(t, push(t, c, b, d))
-		sawRequests(t, r, d, post, "PUT …/blobs/uploads/u3?digest")
-	})
-}
-
-func TestASmallBlobStillGoesWholeWhereALargeOneIsCut(t *testing.T) {
-	t.Parallel()
-	r := &upstreamtest.Registry{MaxBody: 600_000}
-	c := newClient(r)
-	b, d := blobOf(1 << 20)
-	noError(t, push(t, c, b, d))
-	r.Reset()
-	small, smallDigest := blobOf(1000)
-	noError(t, push(t, c, small, smallDigest))
-	sawRequests(t, r, smallDigest, post, "PUT …/blobs/uploads/u3?digest")
-}
-
 func TestABrokenUploadSendsOnlyWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func([]byte) func() (io.ReadCloser, error){"from a seeker": opener, "from a plain reader": plainOpener} {
@@ -238,36 +171,6 @@ func TestTheLocalReadersErrorEndsTheUpload(t *testing.T) {
 type iotestErr struct{ err error }
 
 func (e iotestErr) Read([]byte) (int, error) { return 0, e.err }
-
-func TestRegistryFamiliesThatDiffer(t *testing.T) {
-	t.Parallel()
-	b, d := blobOf(12 << 20)
-	t.Run("Google takes no chunks, so a cut upload starts again", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			r := &upstreamtest.Registry{}
-			r.Inject(upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 1000})
-			c := newClient(r)
-			c.Host = "europe-docker.pkg.dev"
-			noError(t, push(t, c, b, d))
-			sawRequests(t, r, d, post, put1, get1, head, end1, post, put2)
-		})
-	})
-	t.Run("ECR wants its last chunk with the PUT", func(t *testing.T) {
-		r := &upstreamtest.Registry{MaxBody: 12<<20 - 1}
-		c := newClient(r)
-		c.Host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
-		noError(t, push(t, c, b, d))
-		stored(t, r, b, d)
-		sawRequests(t, r, d, post, put1, end1, post, patch2, put2)
-	})
-	t.Run("GitHub takes 4 MiB at most and cancels nothing", func(t *testing.T) {
-		r := &upstreamtest.Registry{MaxBody: 12<<20 - 1, MaxChunk: 4 << 20}
-		c := newClient(r)
-		c.Host = "ghcr.io"
-		noError(t, push(t, c, b, d))
-		sawRequests(t, r, d, post, put1, post, patch2, patch2, patch2, put2)
-	})
-}
 
 func TestEveryRequestCarriesItsRepository(t *testing.T) {
 	t.Parallel()
