@@ -130,7 +130,11 @@ func (c *Cache) lookup(ctx context.Context, d digest.Digest) (blobRecord, []byte
 	if raw == nil {
 		return record, nil, fmt.Errorf("blob %s: %w", d, ErrUnknown)
 	}
-	if err := decode(blobKey(d), raw, &record); err != nil {
+	err = decode(blobKey(d), raw, &record)
+	if err == nil && record.Length < 0 {
+		err = fmt.Errorf("record %s: length %d: %w", blobKey(d), record.Length, ErrDamaged)
+	}
+	if err != nil {
 		if _, swapErr := c.index.Swap(ctx, blobKey(d), raw, nil); swapErr != nil {
 			return blobRecord{}, nil, fmt.Errorf("%w; removing it: %w", err, swapErr)
 		}

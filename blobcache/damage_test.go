@@ -41,7 +41,7 @@ func editFiles(t *testing.T, dir, suffix string, edit func([]byte) bool) (change
 
 func TestDamagedFilesAreNeverServed(t *testing.T) {
 	t.Parallel()
-	blobs := [][]byte{blobcachetest.Bytes(1, 3<<20+100<<10), blobcachetest.Bytes(2, 16<<20), blobcachetest.Bytes(3, 500), blobcachetest.Bytes(4, 2<<20)}
+	blobs := [][]byte{blobcachetest.Bytes(1, 3<<20+100<<10), blobcachetest.Bytes(2, 5<<20), blobcachetest.Bytes(3, 500), blobcachetest.Bytes(4, 2<<20)}
 	inFirst := func(where int, change func(p []byte, at int)) func([]byte) bool {
 		return func(p []byte) bool {
 			at := bytes.Index(p, blobs[0][where:where+64])

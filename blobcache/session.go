@@ -79,6 +79,9 @@ func (c *Cache) resume(ctx context.Context, id string) (*Upload, error) {
 	if err := decode(uploadKey(id), raw, &r); err != nil {
 		return nil, fmt.Errorf("%w: %w", unknownUpload(id), err)
 	}
+	if r.Offset < 0 || r.Base < 0 || !known(r.Algorithm) {
+		return nil, fmt.Errorf("%w: its record makes no sense: %w", unknownUpload(id), ErrDamaged)
+	}
 	if r.Commit != "" {
 		committed, err := c.finish(ctx, id, raw, r.Commit)
 		if err != nil {
@@ -87,9 +90,6 @@ func (c *Cache) resume(ctx context.Context, id string) (*Upload, error) {
 		if committed {
 			return nil, unknownUpload(id)
 		}
-	}
-	if !known(r.Algorithm) {
-		return nil, fmt.Errorf("%w: algorithm %q: %w", unknownUpload(id), r.Algorithm, ErrDamaged)
 	}
 	u := &Upload{
 		c: c, ctx: context.WithoutCancel(ctx), id: id, owner: r.Owner, algorithm: r.Algorithm, created: r.Created,
@@ -180,4 +180,19 @@ func known(a digest.Algorithm) bool { return a == digest.SHA256 || a == digest.S
 
 func unknownUpload(id string) error {
 	return fmt.Errorf("upload %.64q: %w: %w", id, ErrUnknown, oci.ErrBlobUploadUnknown)
+}
+
+// fail keeps err as the upload's end.
+func (u *Upload) fail(err error) error {
+	u.err = u.named(err)
+	return u.err
+}
+
+func (u *Upload) named(err error) error { return fmt.Errorf("upload %s: %w", u.id, err) }
+
+// end gives the session back.
+func (u *Upload) end() {
+	u.c.recycle(u.tail)
+	u.tail, u.done = nil, true
+	u.c.let(u.id)
 }

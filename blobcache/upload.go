@@ -3,8 +3,8 @@ package blobcache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash"
+	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -14,6 +14,8 @@ const (
 	// smallBuffer is the longest body, in bytes, that has a buffer of its own
 	// size: above it a buffer for a whole chunk is taken from the pool.
 	smallBuffer = 64 << 10
+	// minRead is the least room that ReadFrom offers a reader, in bytes.
+	minRead = 4 << 10
 	// saveEvery is how many bytes may pass between two stored offsets.
 	saveEvery = 16 << 20
 )
@@ -79,18 +81,50 @@ func (u *Upload) Write(p []byte) (int, error) {
 		k := min(ChunkSize-len(u.tail), len(p))
 		u.reserve(k)
 		u.tail = append(u.tail, p[:k]...)
-		u.hash.Write(p[:k])
-		u.offset += int64(k)
-		u.clean = false
-		p = p[k:]
-		if len(u.tail) == ChunkSize {
-			if err := u.flush(); err != nil {
-				return written, err
-			}
+		if err := u.took(k); err != nil {
+			return written, err
 		}
 		written += k
+		p = p[k:]
 	}
 	return written, nil
+}
+
+// ReadFrom implements io.ReaderFrom: io.Copy reads into the chunk itself. An
+// error of r comes back as it is, and what was read before it is received.
+func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
+	if err := u.usable(); err != nil {
+		return 0, err
+	}
+	for read := int64(0); ; {
+		u.reserve(min(ChunkSize-len(u.tail), max(minRead, len(u.tail))))
+		k, err := r.Read(u.tail[len(u.tail):min(cap(u.tail)-sumSize, ChunkSize)])
+		u.tail = u.tail[:len(u.tail)+k]
+		read += int64(k)
+		if tookErr := u.took(k); tookErr != nil {
+			return read, tookErr
+		}
+		if err == io.EOF {
+			return read, nil
+		}
+		if err != nil {
+			return read, err
+		}
+	}
+}
+
+// took receives the last k bytes of the tail.
+func (u *Upload) took(k int) error {
+	if k == 0 {
+		return nil
+	}
+	u.hash.Write(u.tail[len(u.tail)-k:])
+	u.offset += int64(k)
+	u.clean = false
+	if len(u.tail) < ChunkSize {
+		return nil
+	}
+	return u.flush()
 }
 
 // Checkpoint makes what was received outlive the process, and the place that
@@ -249,19 +283,4 @@ func (u *Upload) reserve(k int) {
 		return
 	}
 	u.tail = append(u.c.buffer(), u.tail...)
-}
-
-// fail keeps err as the upload's end.
-func (u *Upload) fail(err error) error {
-	u.err = u.named(err)
-	return u.err
-}
-
-func (u *Upload) named(err error) error { return fmt.Errorf("upload %s: %w", u.id, err) }
-
-// end gives the session back.
-func (u *Upload) end() {
-	u.c.recycle(u.tail)
-	u.tail, u.done = nil, true
-	u.c.let(u.id)
 }

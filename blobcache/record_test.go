@@ -1,0 +1,56 @@
+package blobcache
+
+import (
+	"io"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// FuzzRecords stores any JSON, correctly sealed, as the records of a blob and of
+// an upload: reading them must end in an error or in the right bytes.
+func FuzzRecords(f *testing.F) {
+	f.Add(`{"upload":"00112233445566778899aabbccddeeff","length":3}`)
+	f.Add(`{"upload":"00112233445566778899aabbccddeeff","length":-1}`)
+	f.Add(`{"upload":"a/b","length":9223372036854775807}`)
+	f.Add(`{"algorithm":"sha256","offset":-5,"hash":""}`)
+	f.Add(`{"algorithm":"sha256","offset":3,"hash":"c2hhA2oJ5me7Z66FPG7zcqVP9TpRDlJ/mwVojB+D2avgW80ZAAA="}`)
+	f.Add(`{"algorithm":"md5","offset":0,"base":9223372036854775807,"base_hash":"AA==","commit":"sha256:x"}`)
+	f.Add(`null`)
+	f.Add(`[`)
+	f.Fuzz(func(t *testing.T, record string) {
+		const id = "00112233445566778899aabbccddeeff"
+		m, ctx := NewMemory(), t.Context()
+		c := New(m, m)
+		d := digest.FromString("abc")
+		for _, err := range []error{
+			m.PutChunk(ctx, id, 0, seal(chunkName(id, 0), []byte("abc"))), put(t, m, blobKey(d), record), put(t, m, uploadKey(id), record),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if u, err := c.Resume(ctx, id); err == nil {
+			if u.Offset() < 0 || u.Base() < 0 {
+				t.Errorf("resumed at %d, %d", u.Offset(), u.Base())
+			}
+			_ = u.Rollback(ctx)
+			u.Release()
+		}
+		if b, err := c.Open(ctx, d); err == nil {
+			if got, err := io.ReadAll(b); err == nil && b.Size() > 0 && string(got) != "abc" {
+				t.Errorf("read %q", got)
+			}
+			_ = b.Close()
+		}
+		if _, err := c.Sweep(ctx, time.Hour); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func put(t *testing.T, m *Memory, key, record string) error {
+	_, err := m.Swap(t.Context(), key, nil, seal(key, []byte(record)))
+	return err
+}
