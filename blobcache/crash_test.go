@@ -1,3 +1,5 @@
+//go:build linux
+
 package blobcache_test
 
 import (
@@ -31,6 +33,12 @@ const crashCheckpoint = 2<<20 + 777
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		if err := pushUntilKilled(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	if dir := os.Getenv(powerCutDir); dir != "" {
+		if err := pushBehindBarriers(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -18,30 +18,6 @@ import (
 	"pushproxy/oci"
 )
 
-// smallDisk returns a directory on an ext4 file system of its own.
-func smallDisk(t *testing.T, bytes int64) string {
-	t.Helper()
-	image, dir := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, bytes), os.Mkdir(dir, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"mkfs.ext4", "-q", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
-		out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput()
-		if err != nil && os.Getenv("CI") == "true" {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-		if err != nil {
-			t.Skipf("needs root, loop devices and mkfs.ext4: %v: %v: %s", args, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	})
-	return filepath.Join(dir, "cache")
-}
-
 // fill commits blobs of 5 MiB from four goroutines until the cache is full, and
 // returns those committed.
 func fill(t *testing.T, c *blobcache.Cache) (seeds []int) {
@@ -86,7 +62,7 @@ func pushSeed(t *testing.T, c *blobcache.Cache, seed int) error {
 
 func TestAFullDiskRefusesUploadsAndLosesNothing(t *testing.T) {
 	t.Parallel()
-	dir := smallDisk(t, 128<<20)
+	dir, _ := smallDisk(t, 128<<20)
 	o := small
 	o.Floor = 2*o.ValueLogFileSize + 4*o.MemTableSize
 	open := func() *blobcache.Badger {
@@ -132,7 +108,7 @@ func TestAFullDiskRefusesUploadsAndLosesNothing(t *testing.T) {
 
 func TestAStoreDoesNotOpenOnADiskThatIsTooFull(t *testing.T) {
 	t.Parallel()
-	dir := smallDisk(t, 64<<20)
+	dir, _ := smallDisk(t, 64<<20)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
