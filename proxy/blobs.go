@@ -15,10 +15,9 @@ import (
 	"pushproxy/oci"
 )
 
-// lookFor bounds how long a client's HEAD of a blob may wait for the upstream.
-// Clients take every answer but 200 and 404 as the end of their push, so what
-// cannot be known soon is answered as unknown, and the write that follows says
-// what is wrong.
+// lookFor bounds how long a client's HEAD of a blob may wait for the upstream:
+// what cannot be known soon is answered as unknown, and costs an upload to this
+// machine at most.
 const lookFor = 5 * time.Second
 
 // held reports whether the principal has had the blob and the cache has it, and
@@ -36,7 +35,7 @@ func (g *Registry) held(c *call, d digest.Digest) (size int64, ok bool, err erro
 		return 0, false, err
 	}
 	p, known, err := g.Meta.Presence(c.Context(), c.repo, d)
-	return size, !known || p.How != metadata.Deleted, err
+	return size, err == nil && (!known || p.How != metadata.Deleted), err
 }
 
 func (g *Registry) headBlob(c *call) error {
@@ -46,24 +45,30 @@ func (g *Registry) headBlob(c *call) error {
 	}
 	if ok {
 		g.Forward.Start(c.target, c.repo, c.Digest, "")
-	} else {
-		ctx, cancel := context.WithTimeout(c.Context(), lookFor)
-		defer cancel()
-		if size, ok, err = c.target.Client.HeadBlob(ctx, c.repo, c.Digest); err != nil {
-			return oci.ErrBlobUnknown.Because(err)
-		}
-		if !ok {
-			return oci.ErrBlobUnknown
-		}
-		if err := g.Forward.Seen(c.Context(), c.target, c.repo, c.Digest, size); err != nil {
-			return err
-		}
+	} else if size, err = g.look(c); err != nil {
+		return err
 	}
 	h := c.blobHeader(c.Digest)
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("Content-Length", strconv.FormatInt(size, 10))
 	c.w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// look asks the upstream for the blob's length in bytes. An upstream that does
+// not say it leaves nothing to answer: clients take no 200 without a length.
+func (g *Registry) look(c *call) (int64, error) {
+	ctx, cancel := context.WithTimeout(c.Context(), lookFor)
+	defer cancel()
+	size, found, err := c.target.Client.HeadBlob(ctx, c.repo, c.Digest)
+	if err != nil {
+		return 0, err
+	}
+	if !found || size < 0 {
+		return 0, oci.ErrBlobUnknown
+	}
+	g.note(c, "a blob seen upstream is not remembered", g.Forward.Seen(c.Context(), c.target, c.repo, c.Digest, size))
+	return size, nil
 }
 
 func (c *call) blobHeader(d digest.Digest) http.Header {
@@ -80,11 +85,10 @@ func (g *Registry) getBlob(c *call) error {
 		return err
 	}
 	if !ok && c.r.Header.Get("Range") == "" {
-		return g.pull(c, c.w)
+		return g.pull(c.Context(), c, c.w)
 	}
 	if !ok {
-		// A part cannot be verified, so the whole is fetched first.
-		if err := g.pull(c, nil); err != nil {
+		if err := g.fetch(c); err != nil {
 			return err
 		}
 	}
@@ -103,8 +107,13 @@ func (g *Registry) serveBlob(c *call) error {
 	}
 	defer b.Close()
 	c.blobHeader(c.Digest).Set("ETag", `"`+c.Digest.String()+`"`)
-	r := &readErr{ReadSeeker: b}
-	http.ServeContent(c.w, c.r, "", time.Time{}, r)
+	r, w := &readErr{ReadSeeker: b}, &rangeErr{ResponseWriter: c.w}
+	http.ServeContent(w, c.r, "", time.Time{}, r)
+	if w.refused {
+		e := *oci.ErrUnsupported.With("the blob has %d bytes, and %q is no range of them", b.Size(), clip(c.r.Header.Get("Range")))
+		e.Status = http.StatusRequestedRangeNotSatisfiable
+		return &e
+	}
 	return r.err
 }
 
@@ -114,6 +123,7 @@ type readErr struct {
 	err error
 }
 
+// Read implements io.Reader.
 func (r *readErr) Read(p []byte) (int, error) {
 	n, err := r.ReadSeeker.Read(p)
 	if err != nil && err != io.EOF {
@@ -122,58 +132,49 @@ func (r *readErr) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (g *Registry) deleteBlob(c *call) error {
-	if err := c.target.Client.DeleteBlob(c.Context(), c.repo, c.Digest); err != nil {
-		return err
-	}
-	if err := g.Forward.Deleted(c.Context(), c.target, c.repo, c.Digest); err != nil {
-		return err
-	}
-	c.w.WriteHeader(http.StatusAccepted)
-	return nil
+// rangeErr keeps back what http.ServeContent says about a bad range: clients
+// read errors in the specification's format.
+type rangeErr struct {
+	http.ResponseWriter
+	refused bool
 }
 
-// mount answers a client that would rather not send a blob. What it may not see
-// or nobody has is not refused: it gets an upload to send it to.
-func (g *Registry) mount(c *call) error {
-	from := g.source(c)
-	_, ok, err := g.held(c, c.Digest)
+// WriteHeader implements http.ResponseWriter.
+func (w *rangeErr) WriteHeader(status int) {
+	if w.refused = status == http.StatusRequestedRangeNotSatisfiable; !w.refused {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (w *rangeErr) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// deleteBlob passes a deletion on. What the upstream may have deleted has to be
+// known here, so a client that leaves does not end it.
+func (g *Registry) deleteBlob(c *call) error {
+	size, ok, err := g.held(c, c.Digest)
 	if err != nil {
 		return err
 	}
 	if ok {
-		g.Forward.Start(c.target, c.repo, c.Digest, from)
-		return c.created(c.Digest)
+		// An upload that is still under way must not bring it back afterwards. One
+		// that fails leaves nothing to delete, which the upstream then says.
+		_, _ = g.Forward.Blob(c.lasting(), c.target, c.repo, oci.Descriptor{Digest: c.Digest, Size: size}, "")
 	}
-	mounted, err := g.Forward.Mount(c.Context(), c.target, c.repo, c.Digest, from)
+	err = c.target.Client.DeleteBlob(c.lasting(), c.repo, c.Digest)
+	if err == nil || ok && errors.Is(err, oci.ErrBlobUnknown) {
+		if noteErr := g.Forward.Deleted(c.lasting(), c.target, c.repo, c.Digest); noteErr != nil {
+			return after(noteErr, err)
+		}
+	}
 	if err != nil {
-		g.Log.Debug("mount not tried", "repository", c.repo.String(), "digest", c.Digest, "error", clip(err.Error()))
+		return err
 	}
-	if mounted {
-		return c.created(c.Digest)
-	}
-	return g.startUpload(c)
-}
-
-// source translates the repository that the client names into the upstream's
-// name for it; one of another upstream is no source.
-func (g *Registry) source(c *call) string {
-	if c.From == "" {
-		return ""
-	}
-	repo, err := g.Routes.Route(c.Context(), c.Namespace, c.From)
-	if err != nil || repo.Host != c.repo.Host {
-		return ""
-	}
-	return repo.Name
-}
-
-// created says that the repository has the blob.
-func (c *call) created(d digest.Digest) error {
-	h := c.w.Header()
-	h.Set("Location", "/v2/"+c.Name+"/blobs/"+d.String())
-	h.Set("Docker-Content-Digest", d.String())
-	h.Set("Content-Length", "0")
-	c.w.WriteHeader(http.StatusCreated)
+	c.w.WriteHeader(http.StatusAccepted)
 	return nil
 }

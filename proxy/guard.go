@@ -3,6 +3,7 @@ package proxy
 import (
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 
 	"pushproxy/oci"
@@ -24,9 +25,9 @@ type Guard struct {
 	Hosts map[string]bool
 }
 
-// NewGuard returns a guard for listeners at the addresses. A loopback or
-// unspecified address is accepted as localhost, 127.0.0.1 and [::1] with its
-// port; any other as it is written.
+// NewGuard returns a guard for listeners at the addresses, host:port. Each is
+// accepted as it is written, a loopback address also as localhost, 127.0.0.1 and
+// [::1] with its port, and an unspecified one only as these.
 func NewGuard(addresses []string) (*Guard, error) {
 	g := &Guard{Hosts: map[string]bool{}}
 	for _, address := range addresses {
@@ -35,8 +36,12 @@ func NewGuard(addresses []string) (*Guard, error) {
 			return nil, err
 		}
 		names := []string{host}
-		if ip := net.ParseIP(host); host == "localhost" || ip.IsLoopback() || ip.IsUnspecified() {
-			names = []string{"localhost", "127.0.0.1", "::1"}
+		ip := net.ParseIP(host)
+		if ip.IsUnspecified() || host == "" {
+			names = nil
+		}
+		if names == nil || host == "localhost" || ip.IsLoopback() {
+			names = append(names, "localhost", "127.0.0.1", "::1")
 		}
 		for _, name := range names {
 			g.Hosts[strings.ToLower(net.JoinHostPort(name, port))] = true
@@ -49,14 +54,17 @@ func NewGuard(addresses []string) (*Guard, error) {
 }
 
 func (g *Guard) check(r *http.Request) error {
+	if r.URL.Host != "" || r.URL.User != nil {
+		return oci.ErrMisdirected.With("this is a registry and takes no requests for a forward proxy; remove it from the client's proxy settings")
+	}
 	if !g.Hosts[strings.ToLower(r.Host)] {
 		return oci.ErrMisdirected.With("the host name %s is not served here; use localhost and the port that pushproxy listens on", clip(r.Host))
 	}
-	site := r.Header.Get("Sec-Fetch-Site")
-	if len(r.Header.Values("Origin")) > 0 || (site != "" && site != "none" && site != "same-origin") {
+	foreign := func(site string) bool { return site != "none" && site != "same-origin" }
+	if len(r.Header.Values("Origin")) > 0 || slices.ContainsFunc(r.Header.Values("Sec-Fetch-Site"), foreign) {
 		return oci.ErrDenied.With("requests from web pages are refused; use a registry client")
 	}
-	if r.Header.Get(HopHeader) != "" {
+	if len(r.Header.Values(HopHeader)) > 0 {
 		e := *oci.ErrDenied.With("this request came from pushproxy itself: an upstream in the configuration points back here; correct its url")
 		e.Status = http.StatusLoopDetected
 		return &e

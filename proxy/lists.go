@@ -2,8 +2,8 @@ package proxy
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -12,7 +12,14 @@ import (
 
 // tags answers with the upstream's tags, under the name that the client uses.
 func (g *Registry) tags(c *call) error {
-	raw, next, err := c.target.Client.Tags(c.Context(), c.repo, c.r.URL.Query())
+	query := c.r.URL.Query()
+	// Upstreams differ in what none at all means; one shows that the repository
+	// is there.
+	none := query.Get("n") == "0"
+	if none {
+		query.Set("n", "1")
+	}
+	raw, next, err := c.target.Client.Tags(c.Context(), c.repo, query)
 	if err != nil {
 		return err
 	}
@@ -21,13 +28,19 @@ func (g *Registry) tags(c *call) error {
 		Tags []string `json:"tags"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return oci.ErrUpstream.With("%s answered with a tag list that cannot be read", c.repo.Host).Because(err)
+		return c.unreadable(err)
 	}
-	if list.Name = c.Name; list.Tags == nil {
+	if list.Name = c.Name; none || list.Tags == nil {
 		list.Tags = []string{}
 	}
-	c.link(next, "/tags/list")
-	return c.json("application/json", list)
+	if !none {
+		c.link(next, "/tags/list")
+	}
+	body, err := json.Marshal(list)
+	if err != nil {
+		return c.unreadable(err)
+	}
+	return c.json("application/json", body)
 }
 
 // referrers passes the upstream's index on. An upstream without the end-point
@@ -37,12 +50,19 @@ func (g *Registry) referrers(c *call) error {
 	if err != nil {
 		return err
 	}
+	if !json.Valid(raw) {
+		return c.unreadable(errors.New("it is not JSON"))
+	}
 	if filters := header.Get("OCI-Filters-Applied"); filters != "" {
 		c.w.Header().Set("OCI-Filters-Applied", filters)
 	}
 	next := strings.TrimSuffix(strings.TrimPrefix(header.Get("Link"), "<?"), `>; rel="next"`)
 	c.link(next, "/referrers/"+c.Digest.String())
-	return c.json(oci.MediaTypeOCIIndex, json.RawMessage(raw))
+	return c.json(oci.MediaTypeOCIIndex, raw)
+}
+
+func (c *call) unreadable(err error) error {
+	return oci.ErrUpstream.With("%s answered for %s with a list that cannot be read; try again, and check the url of this upstream in the configuration", c.repo.Host, c.repo).Because(err)
 }
 
 // link points to the next part of a list, by this door and name.
@@ -50,21 +70,20 @@ func (c *call) link(next, path string) {
 	if next == "" {
 		return
 	}
-	if c.Namespace != "" {
-		next += "&ns=" + url.QueryEscape(c.Namespace)
+	target := c.location(path)
+	if strings.Contains(target, "?") {
+		target += "&" + next
+	} else {
+		target += "?" + next
 	}
-	c.w.Header().Set("Link", "</v2/"+c.Name+path+"?"+next+`>; rel="next"`)
+	c.w.Header().Set("Link", "<"+target+`>; rel="next"`)
 }
 
-func (c *call) json(contentType string, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return oci.ErrUpstream.With("%s answered with a list that cannot be read", c.repo.Host).Because(err)
-	}
+func (c *call) json(contentType string, body []byte) error {
 	h := c.w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	c.w.WriteHeader(http.StatusOK)
-	_, err = c.w.Write(body)
+	_, err := c.w.Write(body)
 	return err
 }

@@ -1,7 +1,7 @@
 package proxy
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,12 +29,11 @@ func (g *Registry) putManifest(c *call) error {
 	}
 	result, err := push.Wait(c.Context())
 	if err != nil {
-		g.Log.Warn("push failed", "repository", c.repo.String(), "reference", job.Reference(), "digest", job.Digest, "error", clip(err.Error()))
 		return err
 	}
 	g.logPush(job, result)
 	h := c.w.Header()
-	h.Set("Location", "/v2/"+c.Name+"/manifests/"+job.Digest.String())
+	h.Set("Location", c.location("/manifests/"+job.Digest.String()))
 	h.Set("Docker-Content-Digest", job.Digest.String())
 	if result.Subject != "" {
 		h.Set("OCI-Subject", result.Subject)
@@ -54,11 +53,10 @@ func (g *Registry) readManifest(c *call) (forward.Job, error) {
 	if c.r.ContentLength > oci.MaxManifest {
 		return forward.Job{}, oci.ErrManifestTooLarge
 	}
-	body := &patientBody{r: io.LimitReader(c.r.Body, oci.MaxManifest+1), control: http.NewResponseController(c.w)}
-	raw, err := io.ReadAll(body)
-	body.done()
+	body := newPatientBody(c)
+	raw, err := io.ReadAll(io.LimitReader(body, oci.MaxManifest+1))
 	if err != nil {
-		return forward.Job{}, oci.ErrManifestInvalid.With("manifest: the connection broke after %d bytes of it", len(raw)).Because(err)
+		return forward.Job{}, body.broken(oci.ErrManifestInvalid, int64(len(raw)))
 	}
 	m, err := oci.ParseManifest(c.r.Header.Get("Content-Type"), raw)
 	if err != nil {
@@ -73,13 +71,22 @@ func (g *Registry) readManifest(c *call) (forward.Job, error) {
 	return job, nil
 }
 
+// loggedBlobs is how many blobs of a push are logged one by one.
+const loggedBlobs = 100
+
 // logPush writes the one line that a push leaves behind.
 func (g *Registry) logPush(job forward.Job, r forward.Result) {
 	count, bytes := map[forward.How]int{}, map[forward.How]int64{}
 	var blobs []string
-	for _, o := range r.Blobs {
+	for i, o := range r.Blobs {
 		count[o.How]++
 		bytes[o.How] += o.Size
+		if i == loggedBlobs {
+			blobs = append(blobs, fmt.Sprintf("and %d more", len(r.Blobs)-i))
+		}
+		if i >= loggedBlobs {
+			continue
+		}
 		how := string(o.How)
 		if o.From != "" {
 			how += " from " + o.From
@@ -95,13 +102,15 @@ func (g *Registry) logPush(job forward.Job, r forward.Result) {
 
 func short(d digest.Digest) string { return d.Encoded()[:12] }
 
+// askFor bounds how long a client's HEAD of a manifest may wait for the upstream.
+// A wrong 404 repeats a push that was not needed, so it is long; some clients
+// wait 30 seconds for an answer.
+const askFor = 20 * time.Second
+
 func (g *Registry) headManifest(c *call) error {
-	d, found, err := c.target.Client.HeadManifest(c.Context(), c.repo, c.Reference(), c.r.Header["Accept"])
-	if errors.Is(err, oci.ErrDenied) {
-		// Clients give up on a 403 here; the write that follows has a body that
-		// says what is wrong.
-		return oci.ErrManifestUnknown.Because(err)
-	}
+	ctx, cancel := context.WithTimeout(c.Context(), askFor)
+	defer cancel()
+	d, found, err := c.target.Client.HeadManifest(ctx, c.repo, c.Reference(), c.r.Header["Accept"])
 	if err != nil {
 		return err
 	}
@@ -121,6 +130,7 @@ func (g *Registry) getManifest(c *call) error {
 	// A manifest that cannot be read teaches nothing, but it is the upstream's
 	// and is passed on; it is served so that no browser runs it.
 	if m, err := oci.ParseManifest(d.MediaType, raw); err == nil {
+		d.MediaType = m.MediaType
 		g.Forward.Learn(c.target, c.repo, m)
 	}
 	c.manifestHeader(d)
@@ -130,6 +140,9 @@ func (g *Registry) getManifest(c *call) error {
 }
 
 func (c *call) manifestHeader(d oci.Descriptor) {
+	if d.MediaType == "" {
+		d.MediaType = "application/octet-stream"
+	}
 	h := c.w.Header()
 	h.Set("Content-Type", d.MediaType)
 	h.Set("Content-Length", strconv.FormatInt(d.Size, 10))
@@ -138,14 +151,12 @@ func (c *call) manifestHeader(d oci.Descriptor) {
 }
 
 func (g *Registry) deleteManifest(c *call) error {
-	if err := c.target.Client.DeleteManifest(c.Context(), c.repo, c.Reference()); err != nil {
+	// As with blobs, a client that leaves does not end it.
+	if err := c.target.Client.DeleteManifest(c.lasting(), c.repo, c.Reference()); err != nil {
 		return err
 	}
 	if c.Digest != "" {
-		err := errors.Join(
-			g.Forward.Deleted(c.Context(), c.target, c.repo, c.Digest),
-			g.Meta.DeleteManifest(c.Context(), c.repo, c.Digest))
-		if err != nil {
+		if err := g.Meta.DeleteManifest(c.lasting(), c.repo, c.Digest); err != nil {
 			return err
 		}
 	}

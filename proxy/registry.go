@@ -15,8 +15,11 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
+	"net/url"
+	"strings"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"pushproxy/blobcache"
 	"pushproxy/forward"
@@ -25,7 +28,7 @@ import (
 )
 
 // Registry is the registry door, an http.Handler for all of /v2/. Every field
-// but Log must be set.
+// must be set before the first request.
 type Registry struct {
 	Routes *Routes
 	Guard  *Guard
@@ -35,6 +38,8 @@ type Registry struct {
 	Meta    *metadata.DB
 	Forward *forward.Forwarder
 	Log     *slog.Logger
+
+	fetches singleflight.Group // pulls that only fill the cache
 }
 
 // call is one request on its way through a handler.
@@ -50,9 +55,20 @@ type call struct {
 // Context ends when the client goes away.
 func (c *call) Context() context.Context { return c.r.Context() }
 
-// lasting outlives the client: what was received is put in order even when
-// nobody waits for the answer.
+// lasting outlives the client: what was received, or done upstream, is put in
+// order even when nobody waits for the answer.
 func (c *call) lasting() context.Context { return context.WithoutCancel(c.r.Context()) }
+
+// location returns a path below the repository as this client reaches it: plain
+// ASCII from the root, since clients differ in how they read other locations,
+// and with the registry where the client named that beside the name.
+func (c *call) location(path string) string {
+	location := "/v2/" + c.Name + path
+	if c.Namespace != "" {
+		location += "?ns=" + url.QueryEscape(c.Namespace)
+	}
+	return location
+}
 
 // handlers is the one table of what answers which kind.
 var handlers = map[oci.Kind]func(*Registry, *call) error{
@@ -75,10 +91,18 @@ var handlers = map[oci.Kind]func(*Registry, *call) error{
 	oci.KindReferrers:      (*Registry).referrers,
 }
 
+// unsure is what a look that failed is answered with, for whatever reason it
+// did. Clients give a push up at every status but 200 and 404, and a HEAD has no
+// body to say why; the write that follows the 404 has one.
+var unsure = map[oci.Kind]*oci.Error{
+	oci.KindBlobHead:     oci.ErrBlobUnknown,
+	oci.KindManifestHead: oci.ErrManifestUnknown,
+}
+
 // ServeHTTP answers one request.
 func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	a := &answer{ResponseWriter: w}
+	a := newAnswer(w, r)
 	h := a.Header()
 	h.Set("Server", ServerName)
 	h.Set("Docker-Distribution-API-Version", "registry/2.0")
@@ -86,11 +110,10 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	defer g.recover(a, r)
-	err := g.serve(a, r)
-	if err != nil {
+	if err := g.serve(a, r); err != nil {
 		g.fail(a, r, err)
 	}
-	g.Log.Debug("request", "method", r.Method, "path", clip(r.URL.Path), "status", a.status, "took", time.Since(began).Round(time.Microsecond))
+	g.Log.Debug("request", "method", clip(r.Method), "path", clip(r.URL.Path), "status", a.status, "took", time.Since(began).Round(time.Microsecond))
 }
 
 func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
@@ -103,90 +126,32 @@ func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	c := &call{Request: request, r: r, w: w, principal: principal(r)}
 	if request.Kind != oci.KindPing {
-		if c.repo, err = g.Routes.Route(r.Context(), request.Namespace, request.Name); err != nil {
-			return err
-		}
-		if c.target, err = g.Target(r.Context(), c.principal, c.repo.Host); err != nil {
-			return err
-		}
+		err = g.route(c)
 	}
-	return handlers[request.Kind](g, c)
-}
-
-// fail answers with err, unless the answer has begun: then the connection is cut
-// so that the client cannot take half a body for a whole one.
-func (g *Registry) fail(a *answer, r *http.Request, err error) {
-	e := oci.AsError(err)
-	level := slog.LevelInfo
-	switch {
-	case errors.Is(err, context.Canceled):
-		level = slog.LevelDebug
-	case e.Status >= 500:
-		level = slog.LevelWarn
-	case e.Status == http.StatusNotFound && (r.Method == http.MethodHead || r.Method == http.MethodGet):
-		level = slog.LevelDebug
+	if err == nil {
+		err = handlers[request.Kind](g, c)
 	}
-	g.Log.Log(r.Context(), level, "refused", "method", r.Method, "path", clip(r.URL.Path), "status", e.Status, "code", e.Code, "error", clip(err.Error()))
-	if a.status != 0 {
-		panic(http.ErrAbortHandler)
+	if unknown := unsure[request.Kind]; unknown != nil && err != nil && !errors.Is(err, unknown) {
+		return unknown.Because(shown(err))
 	}
-	oci.Write(a, err)
-}
-
-// recover keeps a panic in one request from ending the others. Values are not
-// logged: they could hold anything.
-func (g *Registry) recover(a *answer, r *http.Request) {
-	p := recover()
-	if p == nil {
-		return
-	}
-	if p == http.ErrAbortHandler {
-		panic(p)
-	}
-	g.Log.Error("panic in a handler", "method", r.Method, "path", clip(r.URL.Path), "stack", string(debug.Stack()))
-	if a.status != 0 {
-		panic(http.ErrAbortHandler)
-	}
-	oci.Write(a, oci.ErrInternal)
-}
-
-func (g *Registry) ping(c *call) error {
-	c.w.Header().Set("Content-Type", "application/json")
-	c.w.Header().Set("Content-Length", "2")
-	c.w.WriteHeader(http.StatusOK)
-	_, err := c.w.Write([]byte("{}"))
 	return err
 }
 
-// answer remembers whether a response has begun.
-type answer struct {
-	http.ResponseWriter
-	status int
-}
-
-// WriteHeader notes the status.
-func (a *answer) WriteHeader(status int) {
-	if status >= 200 {
-		a.status = status
+// route finds the upstream and repository of a call.
+func (g *Registry) route(c *call) (err error) {
+	// A client that was told to reach this door by another name sends the name
+	// that it knows; it says nothing about the upstream.
+	if g.Guard.Hosts[strings.ToLower(c.Namespace)] {
+		c.Namespace = ""
 	}
-	a.ResponseWriter.WriteHeader(status)
-}
-
-// Write notes an implicit 200.
-func (a *answer) Write(p []byte) (int, error) {
-	if a.status == 0 {
-		a.status = http.StatusOK
+	if c.repo, err = g.Routes.Route(c.Context(), c.Namespace, c.Name); err != nil {
+		return err
 	}
-	return a.ResponseWriter.Write(p)
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
-
-// clip bounds text from clients before it is logged; the logger quotes it.
-func clip(s string) string {
-	if len(s) > 512 {
-		return s[:512] + "…"
+	if c.Namespace != "" {
+		c.w.Header().Set("OCI-Namespace", c.Namespace)
 	}
-	return s
+	c.target, err = g.Target(c.Context(), c.principal, c.repo.Host)
+	return err
 }
+
+func (g *Registry) ping(c *call) error { return c.json("application/json", []byte("{}")) }

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -74,6 +76,9 @@ func (s *Routes) byHost(ctx context.Context, host, name string) (oci.Repo, error
 			return u.repo(name)
 		}
 	}
+	if !hostExp.MatchString(host) {
+		return oci.Repo{}, s.unknown(ctx, fmt.Sprintf("%q is not the name of a registry", clip(host)))
+	}
 	known := false
 	if s.Known != nil {
 		var err error
@@ -82,7 +87,7 @@ func (s *Routes) byHost(ctx context.Context, host, name string) (oci.Repo, error
 		}
 	}
 	if !known {
-		return oci.Repo{}, s.unknown(ctx, "no credential and no configuration entry is known for the registry "+clip(host)+" (log in with: docker login "+clip(host)+")")
+		return oci.Repo{}, s.unknown(ctx, "no credential and no configuration entry is known for the registry "+host+" (log in with: docker login "+host+")")
 	}
 	return Upstream{Host: host}.repo(name)
 }
@@ -116,6 +121,10 @@ func (u Upstream) repo(name string) (oci.Repo, error) {
 	}
 	return oci.Repo{Host: u.Host, Name: name}, nil
 }
+
+// hostExp is a host name or address with or without a port: what may be asked
+// for in the user's credentials.
+var hostExp = regexp.MustCompile(`^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?$`)
 
 // isHost tells a registry from the first component of a repository name, as
 // docker does: only a registry has a dot or is localhost.

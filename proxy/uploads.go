@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -34,11 +35,10 @@ func (g *Registry) startUpload(c *call) error {
 	return nil
 }
 
-// uploadHeader says where the upload goes on and how much of it is here. The
-// location is a path of plain ASCII: clients differ in how they read others.
+// uploadHeader says where the upload goes on and how much of it is here.
 func (c *call) uploadHeader(u *blobcache.Upload) {
 	h := c.w.Header()
-	h.Set("Location", "/v2/"+c.Name+"/blobs/uploads/"+u.ID())
+	h.Set("Location", c.location("/blobs/uploads/"+u.ID()))
 	h.Set("Docker-Upload-UUID", u.ID())
 	h.Set("Range", "0-"+strconv.FormatInt(max(0, u.Offset()-1), 10))
 	h.Set("Content-Length", "0")
@@ -56,19 +56,19 @@ func (g *Registry) resume(c *call) (*blobcache.Upload, error) {
 		}
 		u, err = g.Cache.Resume(c.Context(), c.Upload)
 	}
+	if err == nil && u.Owner() != c.owner() {
+		u.Release()
+		err = blobcache.ErrUnknown
+	}
 	switch {
 	case errors.Is(err, blobcache.ErrUnknown):
-		return nil, oci.ErrBlobUploadUnknown.With("upload %s is not known here: it was finished, cancelled or expired; start a new one", c.Upload)
+		return nil, oci.ErrBlobUploadUnknown.With("upload %s is not known here: it was finished, cancelled or expired; start a new one", c.Upload).Because(err)
 	case errors.Is(err, blobcache.ErrBusy):
 		e := *oci.ErrBlobUploadInvalid.With("another request is writing to upload %s; send its chunks one after the other", c.Upload)
 		e.Status = http.StatusConflict
 		return nil, &e
 	case err != nil:
 		return nil, err
-	}
-	if u.Owner() != c.owner() {
-		u.Release()
-		return nil, oci.ErrBlobUploadUnknown
 	}
 	return u, nil
 }
@@ -110,18 +110,19 @@ func (g *Registry) uploadChunk(c *call) error {
 		return err
 	}
 	defer u.Release()
-	length, err := c.inOrder(u)
+	length, err := c.align(u)
 	if err != nil {
 		return err
 	}
-	n, err := g.receive(c, u)
-	if err == nil && length >= 0 && n != length {
-		if err := u.Rollback(c.lasting()); err != nil {
-			return err
-		}
-		return oci.ErrSizeInvalid.With("Content-Range announces %d bytes and %d came", length, n)
+	switch err = c.receive(u, length); {
+	case err == nil:
+		err = u.Checkpoint(c.lasting())
+	case errors.Is(err, errBroken):
+		err = after(err, u.Checkpoint(c.lasting()))
+	case errors.Is(err, oci.ErrSizeInvalid):
+		err = after(err, u.Rollback(c.lasting()))
 	}
-	if err := errors.Join(err, u.Checkpoint(c.lasting())); err != nil {
+	if err != nil {
 		return err
 	}
 	c.uploadHeader(u)
@@ -135,35 +136,34 @@ func (g *Registry) uploadChunk(c *call) error {
 func (g *Registry) finishUpload(c *call) error {
 	u, err := g.resume(c)
 	if errors.Is(err, oci.ErrBlobUploadUnknown) {
-		if _, ok, heldErr := g.held(c, c.Digest); heldErr == nil && ok {
-			return c.created(c.Digest)
-		}
+		return g.finishAgain(c, err)
 	}
 	if err != nil {
 		return err
 	}
 	defer u.Release()
-	length := int64(-1)
-	if c.r.Header.Get("Content-Range") != "" {
-		if length, err = c.inOrder(u); err != nil {
-			return err
-		}
-	} else if c.r.ContentLength != 0 {
-		// A body without a range is sent whole again after a failure, so what a
-		// killed process had stored of it must not be counted.
-		if err := u.Rollback(c.lasting()); err != nil {
-			return err
-		}
+	length, err := c.align(u)
+	if err != nil {
+		return err
 	}
-	n, err := g.receive(c, u)
-	if err == nil && length >= 0 && n != length {
-		err = oci.ErrSizeInvalid.With("Content-Range announces %d bytes and %d came", length, n)
-	}
-	if err == nil {
+	if err = c.receive(u, length); err == nil {
 		err = u.Commit(c.lasting(), c.Digest)
 	}
 	if err != nil {
-		return errors.Join(err, u.Rollback(c.lasting()))
+		return after(err, u.Rollback(c.lasting()))
+	}
+	return g.accepted(c, c.Digest)
+}
+
+// finishAgain answers a closing PUT whose upload is not there (unknown says so):
+// where it was finished before, this is a client that missed the answer.
+func (g *Registry) finishAgain(c *call, unknown error) error {
+	if _, ok, err := g.held(c, c.Digest); err != nil || !ok {
+		return after(unknown, err)
+	}
+	// Not every client reads an answer that comes before the end of its body.
+	if err := c.receive(io.Discard, -1); err != nil {
+		return err
 	}
 	return g.accepted(c, c.Digest)
 }
@@ -175,11 +175,11 @@ func (g *Registry) uploadWhole(c *call) error {
 		return err
 	}
 	defer u.Release()
-	if _, err = g.receive(c, u); err == nil {
+	if err = c.receive(u, -1); err == nil {
 		err = u.Commit(c.lasting(), c.Digest)
 	}
 	if err != nil {
-		return errors.Join(err, u.Cancel(c.lasting()))
+		return after(err, u.Cancel(c.lasting()))
 	}
 	return g.accepted(c, c.Digest)
 }
