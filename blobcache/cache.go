@@ -68,15 +68,16 @@ type Cache struct {
 	index   Index
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
 
-	mu   sync.Mutex
-	held map[string]struct{} // uploads in use, by id
-	open map[string]int      // readers of an upload's chunks, by id
+	mu    sync.Mutex
+	held  map[string]struct{} // uploads in use, by id
+	open  map[string]int      // readers of an upload's chunks, by id
+	lives map[string]*live    // uploads in use or followed, by id
 }
 
 // New returns the cache whose chunks are in bodies and whose records are in
 // index. Whoever opened these closes them.
 func New(bodies Bodies, index Index) *Cache {
-	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), open: make(map[string]int)}
+	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), open: make(map[string]int), lives: make(map[string]*live)}
 	c.buffers.New = func() any { return new([ChunkSize + sumSize]byte) }
 	return c
 }
@@ -168,6 +169,10 @@ func (c *Cache) hold(id string) bool {
 		return false
 	}
 	c.held[id] = struct{}{}
+	if c.lives[id] == nil {
+		c.lives[id] = &live{changed: make(chan struct{})}
+	}
+	c.lives[id].users++
 	return true
 }
 
@@ -175,6 +180,7 @@ func (c *Cache) let(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.held, id)
+	c.unlive(id, c.lives[id])
 }
 
 // buffer returns room for the largest sealed chunk; recycle takes it back.

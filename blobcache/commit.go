@@ -34,17 +34,20 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 	if got != d {
 		return u.named(mismatch(d, got, u.offset))
 	}
-	switch _, _, err := u.c.lookup(ctx, d); {
+	blob, _, err := u.c.lookup(ctx, d)
+	switch {
 	case errors.Is(err, ErrUnknown):
 		if err := u.publish(ctx, d); err != nil {
 			return err
 		}
+		blob = blobRecord{Upload: u.id, Length: u.offset}
 	case err != nil:
 		return u.named(err)
 	}
 	// The blob is visible: a session that cannot be deleted now is recognised
 	// by its Commit field, or idles until Sweep drops it.
 	_, _ = u.c.index.Swap(context.WithoutCancel(ctx), uploadKey(u.id), u.raw, nil)
+	u.c.tell(u.id, func(l *live) { l.final = &blob })
 	u.end()
 	return nil
 }

@@ -104,6 +104,7 @@ func (c *Cache) resume(ctx context.Context, id string) (*Upload, error) {
 	case err != nil:
 		return nil, u.named(err)
 	}
+	c.tell(id, func(l *live) { l.stored = u.offset - u.offset%ChunkSize })
 	return u, nil
 }
 
@@ -128,6 +129,7 @@ func (u *Upload) rewind(ctx context.Context, offset int64, state []byte) error {
 		tail, clean = p[:rest], len(p) == rest
 	}
 	u.c.recycle(u.tail)
+	u.c.tell(u.id, func(l *live) { l.back(offset) })
 	u.hash, u.offset, u.tail, u.clean = hash, offset, tail, clean
 	return nil
 }

@@ -198,6 +198,7 @@ func (u *Upload) Cancel(ctx context.Context) error {
 	if err != nil {
 		return u.named(err)
 	}
+	u.c.tell(u.id, func(l *live) { l.gone = true })
 	u.end()
 	return nil
 }
@@ -251,6 +252,9 @@ func (u *Upload) flush() error {
 	go func() {
 		err := u.c.bodies.PutChunk(u.ctx, u.id, n, seal(chunkName(u.id, n), full))
 		u.c.recycle(full)
+		if err == nil {
+			u.c.tell(u.id, func(l *live) { l.stored = int64(n+1) * ChunkSize })
+		}
 		if err == nil && record != nil {
 			err = u.save(u.ctx, *record)
 		}
