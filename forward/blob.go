@@ -20,71 +20,87 @@ func (b *blob) mount(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		if mounted {
+			b.f.refused.mounted(b.route(source), b.Digest)
 			b.from = source.Name
 			return true, b.learned(ctx, metadata.Mounted)
 		}
-		b.f.declined(b, source)
+		b.f.refused.declined(b.route(source), b.Digest)
 		b.cancelSession()
 		b.session = session
 	}
 	return false, nil
 }
 
-// look asks the upstream for the blob where that is cheaper than sending it, or
-// where there is nothing to send.
+// look asks the upstream for the blob.
 func (b *blob) look(ctx context.Context) (bool, error) {
-	if b.cached && b.Size <= smallBlob {
-		return false, nil
-	}
 	size, found, err := b.t.Client.HeadBlob(ctx, b.repo, b.Digest)
-	if err != nil && b.cached && !errors.Is(err, oci.ErrDenied) {
-		// An upstream whose HEAD is broken may well take an upload.
+	if err != nil && b.cached && ctx.Err() == nil {
+		// An upstream whose HEAD is broken, or not allowed to this credential,
+		// may well take an upload; what it says to that is what counts.
 		return false, nil
 	}
 	if err != nil || !found {
 		return false, err
 	}
-	if b.Size == 0 {
+	if !b.cached {
 		b.Size = size
 	}
 	return true, b.learned(ctx, metadata.Seen)
 }
 
-// upload sends the blob from the cache.
-func (b *blob) upload(ctx context.Context) error {
+// upload sends the blob from the cache, unless somebody else is sending it:
+// then it waits for the end of that and asks the upstream again.
+func (b *blob) upload(ctx context.Context) (How, error) {
 	if !b.cached {
-		return oci.ErrManifestBlobUnknown.With(
+		return "", oci.ErrManifestBlobUnknown.With(
 			"blob %s is neither in %s nor among what this proxy received from you: push it again", b.Digest, b.repo)
 	}
-	b.f.tell(Event{Repo: b.repo, Digest: b.Digest, Status: Waiting, Total: b.Size})
-	release, err := b.f.lane(b.repo.Host).acquire(ctx, b.Size)
+	b.tell(b.f, Event{Status: Waiting})
+	for {
+		free, busy := b.f.claim(blobKey{b.repo, b.Digest})
+		if free != nil {
+			defer free()
+			return Uploaded, b.send(ctx)
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+		if there, err := b.look(ctx); err != nil || there {
+			return Skipped, err
+		}
+	}
+}
+
+// send uploads the blob when its turn has come.
+func (b *blob) send(ctx context.Context) (err error) {
+	lane := b.f.lane(b.repo.Host)
+	place, err := lane.acquire(ctx, b.t.Principal, b.Size)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer func() { lane.release(place, err) }()
 	if b.session == nil {
-		session, there, err := b.t.Client.StartUpload(ctx, b.repo, b.Digest, "")
-		if err != nil {
+		if b.session, _, err = b.t.Client.StartUpload(ctx, b.repo, b.Digest, ""); err != nil {
 			return err
 		}
-		if there {
-			return b.learned(ctx, metadata.Uploaded)
-		}
-		b.session = session
 	}
-	b.f.tell(Event{Repo: b.repo, Digest: b.Digest, Status: Pushing, Total: b.Size})
-	session := b.session
-	b.session = nil
-	if err := session.Send(ctx, b.Size, func() (io.ReadCloser, error) { return b.open(ctx) }); err != nil {
-		if errors.Is(err, blobcache.ErrDamaged) {
-			return oci.ErrManifestBlobUnknown.With("blob %s was damaged in the proxy's cache and has been set aside: push it again", b.Digest).Because(err)
-		}
+	b.tell(b.f, Event{Status: Pushing})
+	err = b.session.Send(ctx, b.Size, func() (io.ReadCloser, error) { return b.open(ctx) })
+	switch {
+	case errors.Is(err, blobcache.ErrDamaged):
+		return oci.ErrManifestBlobUnknown.With("blob %s was damaged in the proxy's cache and has been set aside: push it again", b.Digest).Because(err)
+	case errors.Is(err, blobcache.ErrUnknown):
+		return oci.ErrManifestBlobUnknown.With("blob %s left the proxy's cache before it was sent to %s: push it again", b.Digest, b.repo).Because(err)
+	case err != nil:
 		return err
 	}
+	b.session = nil
 	return b.learned(ctx, metadata.Uploaded)
 }
 
-// cancelSession gives an unused session back. The upstream may refuse or be
+// cancelSession gives an unfinished session back. The upstream may refuse or be
 // gone; it drops the session by itself in time.
 func (b *blob) cancelSession() {
 	if b.session == nil {
@@ -97,7 +113,7 @@ func (b *blob) cancelSession() {
 		defer b.f.running.Done()
 		ctx, cancel := context.WithTimeout(b.f.life, 30*time.Second)
 		defer cancel()
-		_ = session.Cancel(oci.ContextWithRepo(ctx, b.repo))
+		_ = session.Cancel(ctx)
 	}()
 }
 
@@ -108,23 +124,30 @@ func (b *blob) open(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &progress{ReadCloser: r, b: b}, nil
+	return &progress{ReadSeekCloser: r, b: b}, nil
 }
 
-// progress tells watchers how much was read, ten times a second at most.
+// progress tells watchers how much was read, ten times a second at most. It can
+// seek, so that an upload that goes on at its middle does not read its start.
 type progress struct {
-	io.ReadCloser
+	io.ReadSeekCloser
 	b    *blob
-	read int64
+	at   int64
 	told time.Time
 }
 
 func (p *progress) Read(buf []byte) (int, error) {
-	n, err := p.ReadCloser.Read(buf)
-	p.read += int64(n)
+	n, err := p.ReadSeekCloser.Read(buf)
+	p.at += int64(n)
 	if now := time.Now(); now.Sub(p.told) > 100*time.Millisecond {
 		p.told = now
-		p.b.f.tell(Event{Repo: p.b.repo, Digest: p.b.Digest, Status: Pushing, Current: p.read, Total: p.b.Size})
+		p.b.tell(p.b.f, Event{Status: Pushing, Current: p.at})
 	}
 	return n, err
+}
+
+func (p *progress) Seek(offset int64, whence int) (int64, error) {
+	at, err := p.ReadSeekCloser.Seek(offset, whence)
+	p.at = at
+	return at, err
 }

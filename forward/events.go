@@ -8,7 +8,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/oci"
-	"pushproxy/upstream"
 )
 
 // Status is what a blob or manifest is doing, in the words that docker shows.
@@ -29,6 +28,7 @@ const (
 // Event is one change of a blob's or manifest's state.
 type Event struct {
 	When      time.Time
+	Principal string // whose push it is; empty with Retrying
 	Repo      oci.Repo
 	Reference string        // of the manifest, where the event is about one
 	Digest    digest.Digest // of the blob or manifest
@@ -82,14 +82,4 @@ func (f *Forwarder) tell(e Event) {
 		default:
 		}
 	}
-}
-
-// Retrying tells watchers that a request to the upstream will be tried again,
-// and holds uploads back where the upstream asked for that. It is the Notify of
-// the targets' clients.
-func (f *Forwarder) Retrying(r upstream.Retry) {
-	if r.Busy {
-		f.throttled(r.Repo.Host)
-	}
-	f.tell(Event{Repo: r.Repo, Status: Retrying, Why: r.Why, Delay: r.Delay})
 }

@@ -7,176 +7,189 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"pushproxy/metadata"
 	"pushproxy/oci"
 )
 
-// How a blob came to be in a repository.
-type How string
-
-// The ways, as logs and events name them.
-const (
-	Skipped  How = "skipped"  // it was there
-	Mounted  How = "mounted"  // from another repository of the upstream
-	Uploaded How = "uploaded" // from the cache
-	Foreign  How = "foreign"  // it lives elsewhere and need not be there
-)
-
-// Outcome says what became of one blob.
-type Outcome struct {
-	Digest digest.Digest
-	Size   int64 // bytes
-	How    How
-	From   string        // repository it was mounted from
-	Took   time.Duration // until it was there
+// errand is one blob that is to be in a repository, and with whose credential.
+type errand struct {
+	oci.Descriptor
+	t      *Target
+	owner  metadata.Owner
+	repo   oci.Repo
+	hint   string // the client's idea of a source, or empty
+	verify bool   // the upstream lost something: only what it says now counts
 }
 
-// flightKey names what is moved where; who asks does not matter.
+// flightKey names what is moved where, and for whom. Owners do not join each
+// other: one's success would tell another what their own credential may not see,
+// and one's refusal says nothing of another's. That a blob is sent only once is
+// the business of Forwarder.sending.
 type flightKey struct {
+	principal string
+	owner     metadata.Owner
+	blobKey
+	verify bool
+}
+
+// blobKey is a blob in a repository.
+type blobKey struct {
 	repo   oci.Repo
 	digest digest.Digest
 }
 
-// flight is one blob on its way. It lives as long as somebody waits for it.
+// flight is one blob on its way. It belongs to nobody in particular: whoever
+// waits keeps it going, and with the last one it ends.
 type flight struct {
-	principal string
-	done      chan struct{} // closed when outcome and err are set
-	outcome   Outcome
-	err       error
-	waiters   int
-	cancel    context.CancelFunc
-}
-
-// landed is a finished flight's outcome, kept until a push reports it.
-type landed struct {
+	done    chan struct{} // closed when outcome and err are set
 	outcome Outcome
-	when    time.Time
+	err     error
+	waiters int
+	cancel  context.CancelFunc
 }
 
-// recentFor is how long an outcome waits for the manifest that it belongs to.
-const recentFor = time.Hour
-
-// Blob makes the repository hold a blob and returns how. It joins a flight that
-// is under way for the same repository and digest; when that fails for a reason
-// of its leader's (it went away, its credential was refused), the next waiter
-// takes over with its own. The from is the client's hint of a source, or empty.
-//
-// A blob that neither the upstream nor this principal's cache has is
-// oci.ErrManifestBlobUnknown.
-func (f *Forwarder) Blob(ctx context.Context, t *Target, repo oci.Repo, d oci.Descriptor, from string) (Outcome, error) {
-	key := flightKey{repo, d.Digest}
-	for {
-		fl, err := f.join(t, key, d, from)
-		if err != nil {
-			return Outcome{}, err
-		}
+// ensure carries an errand out, or joins the same errand under way. Its caller
+// is counted by begin.
+func (f *Forwarder) ensure(ctx context.Context, e errand) (Outcome, error) {
+	key := flightKey{e.t.Principal, e.owner, blobKey{e.repo, e.Digest}, e.verify}
+	for again := false; ; again = true {
+		fl, led := f.join(key, e)
 		select {
 		case <-fl.done:
 		case <-ctx.Done():
-			f.leave(fl)
+			f.leave(key, fl)
 			return Outcome{}, context.Cause(ctx)
 		}
-		f.leave(fl)
-		leaderOnly := errors.Is(fl.err, context.Canceled) || (fl.principal != t.Principal && fl.err != nil)
-		if !leaderOnly || ctx.Err() != nil || f.life.Err() != nil {
+		// A flight that was planned before the client brought the blob does not
+		// know of it; one that began after this call does.
+		if led || again || !errors.Is(fl.err, oci.ErrManifestBlobUnknown) {
 			return fl.outcome, fl.err
 		}
 	}
 }
 
-func (f *Forwarder) join(t *Target, key flightKey, d oci.Descriptor, from string) (*flight, error) {
+// join returns the flight of a key, and whether it had to be begun.
+func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl := f.flights[key]; fl != nil {
 		fl.waiters++
-		return fl, nil
+		return fl, false
 	}
-	if f.closed {
-		return nil, ErrClosed
-	}
-	ctx, cancel := context.WithCancel(f.life)
-	fl := &flight{principal: t.Principal, done: make(chan struct{}), waiters: 1, cancel: cancel}
+	ctx, cancel := f.within(context.Background())
+	fl = &flight{done: make(chan struct{}), waiters: 1, cancel: func() { cancel(context.Canceled) }}
 	f.flights[key] = fl
 	f.running.Add(1)
 	go func() {
 		defer f.running.Done()
-		defer cancel()
+		defer cancel(nil)
 		began := time.Now()
-		fl.outcome, fl.err = f.fly(ctx, t, key.repo, d, from)
+		fl.outcome, fl.err = f.fly(ctx, e)
 		fl.outcome.Took = time.Since(began)
-		f.land(key, fl)
+		if fl.err != nil {
+			e.tell(f, Event{Status: Failed, Why: oci.AsError(fl.err).Message})
+		} else {
+			f.landed.add(landingKey{key.principal, key.repo, key.digest}, fl.outcome)
+		}
+		f.drop(key, fl)
+		close(fl.done)
 	}()
-	return fl, nil
+	return fl, true
 }
 
-// leave ends a flight that nobody waits for any more.
-func (f *Forwarder) leave(fl *flight) {
+// leave ends a flight that nobody waits for any more. Nobody joins it from now
+// on: the next one begins another.
+func (f *Forwarder) leave(key flightKey, fl *flight) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fl.waiters--; fl.waiters == 0 {
+	fl.waiters--
+	last := fl.waiters == 0
+	f.mu.Unlock()
+	if last {
+		f.drop(key, fl)
 		fl.cancel()
 	}
 }
 
-func (f *Forwarder) land(key flightKey, fl *flight) {
+func (f *Forwarder) drop(key flightKey, fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.flights, key)
-	now := time.Now()
-	for k, l := range f.recent {
-		if now.Sub(l.when) > recentFor {
-			delete(f.recent, k)
-		}
+	if f.flights[key] == fl {
+		delete(f.flights, key)
 	}
-	// A later flight that found the blob there must not hide how it came.
-	if _, known := f.recent[key]; fl.err == nil && (!known || fl.outcome.How != Skipped) {
-		f.recent[key] = landed{fl.outcome, now}
-	}
-	close(fl.done)
 }
 
-// report returns how a blob came to be there for the one push that shows it.
-func (f *Forwarder) report(key flightKey, last Outcome) Outcome {
+// claim makes the caller the only one to send a blob to a repository, until
+// free is called. Where somebody does already, it returns the end of that.
+func (f *Forwarder) claim(key blobKey) (free func(), busy <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if l, ok := f.recent[key]; ok {
-		delete(f.recent, key)
-		return l.outcome
+	if busy := f.sending[key]; busy != nil {
+		return nil, busy
 	}
-	return last
+	end := make(chan struct{})
+	f.sending[key] = end
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.sending, key)
+		close(end)
+	}, nil
 }
 
-// fly plans and carries out one blob's way, in the order of docker's push
-// engine: what is known, a mount, a look, an upload.
-func (f *Forwarder) fly(ctx context.Context, t *Target, repo oci.Repo, d oci.Descriptor, from string) (Outcome, error) {
-	b, err := f.plan(ctx, t, repo, d, from)
+// fly plans and carries out one blob's way: what is known, a mount, a look, an
+// upload.
+func (f *Forwarder) fly(ctx context.Context, e errand) (Outcome, error) {
+	b, err := f.plan(ctx, e)
 	if err != nil {
 		return Outcome{}, err
 	}
 	defer b.cancelSession()
-	f.tell(Event{Repo: repo, Digest: d.Digest, Status: Preparing, Total: b.Size})
+	b.tell(f, Event{Status: Preparing})
 	if b.present {
-		f.tell(Event{Repo: repo, Digest: d.Digest, Status: AlreadyExists, Total: b.Size})
-		return b.outcome(Skipped), nil
+		return b.there(Skipped), nil
 	}
-	mounted, err := b.mount(ctx)
+	// Mounts that were answered 201 may be what went wrong.
+	if !b.verify || !b.cached {
+		mounted, err := b.mount(ctx)
+		if err != nil {
+			return Outcome{}, err
+		}
+		if mounted {
+			return b.there(Mounted), nil
+		}
+	}
+	// A small blob is sent as soon as asked for: both are round trips.
+	if b.verify || !b.cached || b.Size > smallBlob {
+		there, err := b.look(ctx)
+		if err != nil {
+			return Outcome{}, err
+		}
+		if there {
+			return b.there(Skipped), nil
+		}
+	}
+	how, err := b.upload(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if mounted {
-		f.tell(Event{Repo: repo, Digest: d.Digest, Status: MountedFrom, From: b.from, Total: b.Size})
-		return b.outcome(Mounted), nil
+	return b.there(how), nil
+}
+
+// there tells watchers how the blob came to be there, and returns it.
+func (b *blob) there(how How) Outcome {
+	switch how {
+	case Mounted:
+		b.tell(b.f, Event{Status: MountedFrom, From: b.from})
+	case Uploaded:
+		b.tell(b.f, Event{Status: Pushed, Current: b.Size})
+	default:
+		b.tell(b.f, Event{Status: AlreadyExists})
 	}
-	there, err := b.look(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
-	if there {
-		f.tell(Event{Repo: repo, Digest: d.Digest, Status: AlreadyExists, Total: b.Size})
-		return b.outcome(Skipped), nil
-	}
-	if err := b.upload(ctx); err != nil {
-		return Outcome{}, err
-	}
-	f.tell(Event{Repo: repo, Digest: d.Digest, Status: Pushed, Current: b.Size, Total: b.Size})
-	return b.outcome(Uploaded), nil
+	return Outcome{Digest: b.Digest, Size: b.Size, How: how, From: b.from}
+}
+
+// tell tells watchers something about the blob.
+func (e errand) tell(f *Forwarder, event Event) {
+	event.Principal, event.Repo, event.Digest, event.Total = e.t.Principal, e.repo, e.Digest, e.Size
+	f.tell(event)
 }

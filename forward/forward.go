@@ -1,14 +1,21 @@
 // Package forward makes a repository of an upstream hold a manifest and every
-// blob it names. It plans the cheapest way for each blob (nothing, a HEAD, a
-// mount, an upload from the cache), runs one flight per blob whoever asks, and
-// tells watchers what it does in docker's own words.
+// blob it names. It plans the cheapest way for each blob (nothing, a mount, a
+// HEAD, an upload from the cache), runs it once however many ask, and tells
+// watchers what it does in docker's own words.
+//
+// What one principal may learn never depends on another's pushes: facts count
+// only for the owner whose credential saw them, flights are joined by their own
+// owner alone, bytes come from the cache only with a grant. Owners share one
+// thing: a blob is sent to a repository once at a time, so whoever holds its
+// bytes and may push there waits for the other to finish, and then asks the
+// upstream with their own credential.
 //
 // It stores nothing itself: bytes are in blobcache, facts in metadata.
 package forward
 
 import (
 	"context"
-	"errors"
+	"net/http"
 	"sync"
 	"time"
 
@@ -33,9 +40,11 @@ type Target struct {
 
 // Forwarder runs pushes. Make it with New; it is safe for concurrent use.
 type Forwarder struct {
-	cache *blobcache.Cache
-	meta  *metadata.DB
-	hub   hub
+	cache   *blobcache.Cache
+	meta    *metadata.DB
+	hub     hub
+	refused refusals
+	landed  landings
 
 	life    context.Context // ends when Close gives up waiting
 	end     context.CancelFunc
@@ -44,10 +53,9 @@ type Forwarder struct {
 	mu      sync.Mutex
 	closed  bool
 	flights map[flightKey]*flight
+	sending map[blobKey]chan struct{} // uploads under way; closed at their end
 	pushes  map[pushKey]*Push
 	lanes   map[string]*lane
-	recent  map[flightKey]landed  // outcomes that no push has reported yet
-	refused map[refusal]time.Time // mounts that an upstream declined, until when
 }
 
 // New returns a Forwarder that takes bytes from cache and facts from meta.
@@ -56,22 +64,25 @@ func New(cache *blobcache.Cache, meta *metadata.DB) *Forwarder {
 	return &Forwarder{
 		cache: cache, meta: meta, life: life, end: end,
 		flights: map[flightKey]*flight{},
+		sending: map[blobKey]chan struct{}{},
 		pushes:  map[pushKey]*Push{},
 		lanes:   map[string]*lane{},
-		recent:  map[flightKey]landed{},
-		refused: map[refusal]time.Time{},
 	}
 }
 
-// ErrClosed is the answer to whatever comes after Close.
-var ErrClosed = errors.New("forward: pushproxy is stopping")
+// ErrClosed is the answer to whatever comes after Close, and to what Close had
+// to cancel.
+var ErrClosed error = &oci.Error{Status: http.StatusServiceUnavailable, Code: oci.ErrUpstream.Code,
+	Message: "pushproxy is stopping; push again when it runs again: what it received is kept", After: 5 * time.Second}
 
 // Close takes no new work, waits for what is under way until ctx ends, and then
 // cancels the rest. It returns ctx's error if anything had to be cancelled.
+// Nothing of the Forwarder runs after it.
 func (f *Forwarder) Close(ctx context.Context) error {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
+	defer f.end()
 	done := make(chan struct{})
 	go func() {
 		f.running.Wait()
@@ -79,7 +90,6 @@ func (f *Forwarder) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		f.end()
 		return nil
 	case <-ctx.Done():
 		f.end()
@@ -88,7 +98,8 @@ func (f *Forwarder) Close(ctx context.Context) error {
 	}
 }
 
-// begin counts a goroutine that Close waits for.
+// begin counts a caller that Close waits for. Whoever is counted may count
+// more: work under way goes on when Close has begun.
 func (f *Forwarder) begin() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -99,9 +110,38 @@ func (f *Forwarder) begin() error {
 	return nil
 }
 
+// within returns a context that ends with ctx, and with ErrClosed when Close
+// cancels what is left.
+func (f *Forwarder) within(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(f.life, func() { cancel(ErrClosed) })
+	return ctx, func(cause error) {
+		stop()
+		cancel(cause)
+	}
+}
+
+// Blob makes the repository hold a blob and returns how. The from is the
+// client's hint of a source, or empty. Callers of the same owner share one
+// flight, which goes on as long as one of them waits.
+//
+// A blob that neither the upstream nor this principal's cache has is
+// oci.ErrManifestBlobUnknown.
+func (f *Forwarder) Blob(ctx context.Context, t *Target, repo oci.Repo, d oci.Descriptor, from string) (Outcome, error) {
+	if err := f.begin(); err != nil {
+		return Outcome{}, err
+	}
+	defer f.running.Done()
+	owner, err := t.Owner(ctx, repo)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return f.ensure(ctx, errand{Descriptor: d, t: t, owner: owner, repo: repo, hint: from})
+}
+
 // Start begins to forward a cached blob without anybody waiting for it: by the
-// time the manifest arrives it should be there. Its failure is not reported;
-// the push of the manifest tries again and reports its own.
+// time the manifest arrives it should be there. Its failure is only told to
+// watchers; the push of the manifest tries again and reports its own.
 func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from string) {
 	if f.begin() != nil {
 		return
@@ -112,7 +152,12 @@ func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from string
 		if err != nil {
 			return
 		}
-		_, _ = f.Blob(f.life, t, repo, oci.Descriptor{Digest: d, Size: size}, from)
+		owner, err := t.Owner(f.life, repo)
+		if err != nil {
+			return
+		}
+		e := errand{Descriptor: oci.Descriptor{Digest: d, Size: size}, t: t, owner: owner, repo: repo, hint: from}
+		_, _ = f.ensure(f.life, e)
 	}()
 }
 
@@ -121,74 +166,20 @@ func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from string
 // owner's credential has seen it. It reports whether the upstream did; a refusal
 // of whatever kind is no error.
 func (f *Forwarder) Mount(ctx context.Context, t *Target, repo oci.Repo, d digest.Digest, from string) (bool, error) {
-	b, err := f.plan(ctx, t, repo, oci.Descriptor{Digest: d}, from)
+	if err := f.begin(); err != nil {
+		return false, err
+	}
+	defer f.running.Done()
+	ctx, cancel := f.within(ctx)
+	defer cancel(nil)
+	owner, err := t.Owner(ctx, repo)
 	if err != nil {
 		return false, err
 	}
-	mounted, err := b.mount(ctx)
-	b.cancelSession()
-	return mounted, err
-}
-
-// Deleted records that the upstream deleted a blob or manifest from a
-// repository: until it is pushed there again, only the upstream is asked.
-func (f *Forwarder) Deleted(ctx context.Context, t *Target, repo oci.Repo, d digest.Digest) error {
-	return errors.Join(f.forget(ctx, t, repo, d), f.meta.SetPresence(ctx, repo, d, metadata.Deleted, -1))
-}
-
-// forget drops what is believed of a blob or manifest in a repository.
-func (f *Forwarder) forget(ctx context.Context, t *Target, repo oci.Repo, d digest.Digest) error {
-	owner, err := t.Owner(ctx, repo)
+	b, err := f.plan(ctx, errand{Descriptor: oci.Descriptor{Digest: d, Size: -1}, t: t, owner: owner, repo: repo, hint: from})
 	if err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(f.meta.ForgetPresence(ctx, repo, d), f.meta.DropSource(ctx, owner, d, repo))
-}
-
-// Seen records that the upstream showed a blob of size bytes to this target's
-// credential.
-func (f *Forwarder) Seen(ctx context.Context, t *Target, repo oci.Repo, d digest.Digest, size int64) error {
-	p, known, err := f.meta.Presence(ctx, repo, d)
-	if err != nil || known && fresh(p, time.Now()) {
-		return err
-	}
-	owner, err := t.Owner(ctx, repo)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		f.meta.SetPresence(ctx, repo, d, metadata.Seen, size),
-		f.meta.AddSource(ctx, owner, d, repo))
-}
-
-// Received clears the mark of a deletion: a principal has brought the blob for
-// the repository again.
-func (f *Forwarder) Received(ctx context.Context, repo oci.Repo, d digest.Digest) error {
-	p, known, err := f.meta.Presence(ctx, repo, d)
-	if err != nil || !known || p.How != metadata.Deleted {
-		return err
-	}
-	return f.meta.ForgetPresence(ctx, repo, d)
-}
-
-// Learn records, behind the caller's back, where the blobs of a manifest are
-// that the upstream showed to this target's credential: they can be mounted from
-// there later.
-func (f *Forwarder) Learn(t *Target, repo oci.Repo, m oci.Manifest) {
-	if len(m.Blobs) == 0 || f.begin() != nil {
-		return
-	}
-	go func() {
-		defer f.running.Done()
-		owner, err := t.Owner(f.life, repo)
-		if err != nil {
-			return
-		}
-		for _, d := range m.Blobs {
-			// A fact that is not stored is a mount that is not tried.
-			if f.meta.AddSource(f.life, owner, d.Digest, repo) != nil {
-				return
-			}
-		}
-	}()
+	defer b.cancelSession()
+	return b.mount(ctx)
 }

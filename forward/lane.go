@@ -1,9 +1,12 @@
 package forward
 
 import (
-	"container/heap"
 	"context"
+	"slices"
 	"sync"
+	"time"
+
+	"pushproxy/upstream"
 )
 
 const (
@@ -15,15 +18,25 @@ const (
 	laneSmall = 1 << 20
 )
 
-// lane holds back uploads to one upstream: at most limit at once, small ones
-// first, fewer after the upstream said that it is too many.
+// lane holds back uploads to one upstream: at most limit at once, fewer after
+// the upstream said that it is too many. Who has the fewest under way is next,
+// and of equals who came first; big uploads leave one place to small ones.
 type lane struct {
 	mu      sync.Mutex
 	limit   int
-	busy    int
-	calm    int // uploads that ended well since the limit last changed
-	next    int
-	waiting waiters
+	busy    int            // places taken
+	big     int            // … by big uploads
+	held    map[string]int // … by principal
+	calm    int            // uploads that ended well since the limit last changed
+	quiet   time.Time      // until then a 429 belongs to one that was answered
+	waiting []*place       // in the order of their coming
+}
+
+// place is one upload's claim to a place.
+type place struct {
+	principal string
+	big       bool
+	ready     chan struct{} // closed when the place is its own
 }
 
 func (f *Forwarder) lane(host string) *lane {
@@ -31,102 +44,105 @@ func (f *Forwarder) lane(host string) *lane {
 	defer f.mu.Unlock()
 	l := f.lanes[host]
 	if l == nil {
-		l = &lane{limit: laneWidth}
+		l = &lane{limit: laneWidth, held: map[string]int{}}
 		f.lanes[host] = l
 	}
 	return l
 }
 
-// acquire waits for a place for an upload of size bytes and returns what gives
-// it back. It fails only with ctx.
-func (l *lane) acquire(ctx context.Context, size int64) (release func(), err error) {
+// acquire waits for a place for an upload of size bytes, which release gives
+// back. It fails only with ctx.
+func (l *lane) acquire(ctx context.Context, principal string, size int64) (*place, error) {
+	p := &place{principal: principal, big: size > laneSmall, ready: make(chan struct{})}
 	l.mu.Lock()
-	w := &waiter{size: size, order: l.next, ready: make(chan struct{})}
-	l.next++
-	heap.Push(&l.waiting, w)
+	l.waiting = append(l.waiting, p)
 	l.admit()
 	l.mu.Unlock()
 	select {
-	case <-w.ready:
-		return l.release, nil
+	case <-p.ready:
+		return p, nil
 	case <-ctx.Done():
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if w.index < 0 {
-		// It was let in at the same moment.
-		l.busy--
+	if i := slices.Index(l.waiting, p); i >= 0 {
+		l.waiting = slices.Delete(l.waiting, i, i+1)
 	} else {
-		heap.Remove(&l.waiting, w.index)
+		// It was let in at the same moment.
+		l.take(p, -1)
 	}
 	l.admit()
 	return nil, context.Cause(ctx)
 }
 
-// admit lets in who may go. The smallest waits at the top, so that when it must
-// wait everybody must.
-func (l *lane) admit() {
-	for len(l.waiting) > 0 {
-		room := l.limit
-		if l.waiting[0].size > laneSmall && room > 1 {
-			room--
-		}
-		if l.busy >= room {
-			return
-		}
-		l.busy++
-		close(heap.Pop(&l.waiting).(*waiter).ready)
-	}
-}
-
-func (l *lane) release() {
+// release gives a place back; err is how the upload ended.
+func (l *lane) release(p *place, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.busy--
-	if l.calm++; l.calm >= 2*l.limit && l.limit < laneWidth {
+	l.take(p, -1)
+	if err == nil {
+		l.calm++
+	}
+	if l.calm >= 2*l.limit && l.limit < laneWidth {
 		l.limit, l.calm = l.limit+1, 0
 	}
 	l.admit()
 }
 
-// throttled halves the uploads that an upstream gets at once: it answered 429.
-// They grow again, one by one, as uploads end well.
-func (f *Forwarder) throttled(host string) {
-	l := f.lane(host)
+// admit lets in who may go. It needs l.mu.
+func (l *lane) admit() {
+	for {
+		next := -1
+		for i, p := range l.waiting {
+			if l.room(p) && (next < 0 || l.held[p.principal] < l.held[l.waiting[next].principal]) {
+				next = i
+			}
+		}
+		if next < 0 {
+			return
+		}
+		p := l.waiting[next]
+		l.waiting = slices.Delete(l.waiting, next, next+1)
+		l.take(p, 1)
+		close(p.ready)
+	}
+}
+
+func (l *lane) room(p *place) bool {
+	return l.busy < l.limit && (!p.big || l.limit == 1 || l.big < l.limit-1)
+}
+
+// take counts a place as taken (1) or given back (-1).
+func (l *lane) take(p *place, n int) {
+	l.busy += n
+	if p.big {
+		l.big += n
+	}
+	if l.held[p.principal] += n; l.held[p.principal] == 0 {
+		delete(l.held, p.principal)
+	}
+}
+
+// Retrying tells watchers that a request to the upstream will be tried again,
+// and halves the uploads that the upstream gets at once where it said that there
+// are too many. They grow again, one by one, as uploads end well. It is the
+// Notify of the targets' clients.
+func (f *Forwarder) Retrying(r upstream.Retry) {
+	if r.Busy {
+		f.lane(r.Repo.Host).throttled(r.Delay)
+	}
+	f.tell(Event{Repo: r.Repo, Status: Retrying, Why: r.Why, Delay: r.Delay})
+}
+
+// throttled halves the limit, once for all the answers that come before the
+// upstream is asked again after delay: a burst of requests is refused as one.
+func (l *lane) throttled(delay time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.limit, l.calm = max(1, l.limit/2), 0
-}
-
-type waiter struct {
-	size  int64
-	order int
-	index int // in the heap; -1 once let in
-	ready chan struct{}
-}
-
-// waiters is a heap: the smallest first, of equals the one that came first.
-type waiters []*waiter
-
-func (w waiters) Len() int { return len(w) }
-func (w waiters) Less(i, j int) bool {
-	if w[i].size != w[j].size {
-		return w[i].size < w[j].size
+	now := time.Now()
+	if now.Before(l.quiet) {
+		return
 	}
-	return w[i].order < w[j].order
-}
-func (w waiters) Swap(i, j int) {
-	w[i], w[j] = w[j], w[i]
-	w[i].index, w[j].index = i, j
-}
-func (w *waiters) Push(x any) {
-	x.(*waiter).index = len(*w)
-	*w = append(*w, x.(*waiter))
-}
-func (w *waiters) Pop() any {
-	old := *w
-	last := old[len(old)-1]
-	last.index = -1
-	*w = old[:len(old)-1]
-	return last
+	l.quiet = now.Add(delay)
+	l.limit, l.calm = max(1, l.limit/2), 0
 }

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -12,87 +13,99 @@ import (
 )
 
 const (
-	// gatherAtOnce bounds the blobs of one push that are looked after at once;
-	// the lane bounds their uploads.
+	// gatherAtOnce bounds the blobs, and the children, of one manifest that are
+	// looked after at once; the lane bounds their uploads.
 	gatherAtOnce = 16
 	// maxIndexDepth is how deep indexes may hold indexes.
 	maxIndexDepth = 8
 )
 
+// run is a job while it is carried out.
+type run struct {
+	Job
+	f        *Forwarder
+	owner    metadata.Owner
+	depth    int
+	verify   bool // the upstream lost something: only what it says now counts
+	outcomes []Outcome
+}
+
 // unchanged asks, where this proxy has pushed the manifest before, whether the
 // reference still means it: then one HEAD is the whole push. A manifest with a
 // subject is put again, since only the answer to a PUT says whether the upstream
 // keeps referrers.
-func (f *Forwarder) unchanged(ctx context.Context, job Job) (bool, error) {
-	if job.Manifest.Subject != nil || len(job.Tags) > 0 {
+func (r *run) unchanged(ctx context.Context) (bool, error) {
+	if r.Manifest.Subject != nil || len(r.Tags) > 0 {
 		return false, nil
 	}
-	if _, known, err := f.meta.Presence(ctx, job.Repo, job.Digest); err != nil || !known {
+	if _, known, err := r.f.meta.Presence(ctx, r.Repo, r.Digest); err != nil || !known {
 		return false, err
 	}
-	there, found, err := job.Target.Client.HeadManifest(ctx, job.Repo, job.Reference(), oci.ManifestTypes)
-	// An upstream whose HEAD is broken may well take the PUT.
-	return err == nil && found && there.Digest == job.Digest, nil
-}
-
-func (f *Forwarder) unchangedResult(job Job) Result {
-	r := Result{PutResult: upstream.PutResult{Digest: job.Digest}, Unchanged: true}
-	for _, d := range job.Manifest.Blobs {
-		r.Blobs = append(r.Blobs, f.report(flightKey{job.Repo, d.Digest}, Outcome{Digest: d.Digest, Size: d.Size, How: Skipped}))
+	there, found, err := r.Target.Client.HeadManifest(ctx, r.Repo, r.Reference(), oci.ManifestTypes)
+	if err != nil || !found || there.Digest != r.Digest {
+		// An upstream whose HEAD is broken may well take the PUT.
+		return false, ctx.Err()
 	}
-	return r
+	granted, err := r.f.meta.Granted(ctx, r.Target.Principal, r.Digest)
+	if err != nil || granted {
+		return true, err
+	}
+	// Somebody else pushed it; now the upstream showed it to this owner too.
+	return true, r.record(ctx)
 }
 
 // gather makes the repository hold all that the manifest names: the children of
-// an index first, then its blobs, all at once.
-func (f *Forwarder) gather(ctx context.Context, job Job, depth int) ([]Outcome, error) {
-	for _, child := range job.Manifest.Manifests {
-		if err := f.child(ctx, job, child, depth); err != nil {
-			return nil, err
-		}
-	}
-	outcomes := make([]Outcome, len(job.Manifest.Blobs))
+// an index first, then its blobs.
+func (r *run) gather(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(gatherAtOnce)
-	for i, d := range job.Manifest.Blobs {
+	for _, d := range r.Manifest.Manifests {
+		group.Go(func() error { return r.child(groupCtx, d) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	r.outcomes = make([]Outcome, len(r.Manifest.Blobs))
+	group, groupCtx = errgroup.WithContext(ctx)
+	group.SetLimit(gatherAtOnce)
+	for i, d := range r.Manifest.Blobs {
 		group.Go(func() error {
-			o, err := f.Blob(groupCtx, job.Target, job.Repo, d, "")
+			e := errand{Descriptor: d, t: r.Target, owner: r.owner, repo: r.Repo, verify: r.verify}
+			o, err := r.f.ensure(groupCtx, e)
 			if d.Foreign() && errors.Is(err, oci.ErrManifestBlobUnknown) {
 				o, err = Outcome{Digest: d.Digest, Size: d.Size, How: Foreign}, nil
 			}
-			if err == nil {
-				outcomes[i] = f.report(flightKey{job.Repo, d.Digest}, o)
-			}
+			r.outcomes[i] = o
 			return err
 		})
 	}
-	err := group.Wait()
-	return outcomes, err
+	return group.Wait()
 }
 
 // child makes the repository hold a manifest that an index names. One that this
-// proxy never saw is left to the upstream's own judgement: some take an index
-// whose children are elsewhere.
-func (f *Forwarder) child(ctx context.Context, job Job, d oci.Descriptor, depth int) error {
-	if depth >= maxIndexDepth {
+// principal never pushed here is left to the upstream's own judgement: some take
+// an index whose children are elsewhere.
+func (r *run) child(ctx context.Context, d oci.Descriptor) error {
+	if r.depth >= maxIndexDepth {
 		return oci.ErrManifestInvalid.With("manifest: indexes are nested more than %d deep", maxIndexDepth)
 	}
-	p, known, err := f.meta.Presence(ctx, job.Repo, d.Digest)
-	if err != nil || known && p.How == metadata.Named {
+	known, err := r.f.believed(ctx, r.owner, r.Repo, d.Digest)
+	if err != nil || known {
 		return err
 	}
-	_, found, err := job.Target.Client.HeadManifest(ctx, job.Repo, d.Digest.String(), []string{d.MediaType, "*/*"})
+	accept := slices.DeleteFunc([]string{d.MediaType, "*/*"}, func(s string) bool { return s == "" })
+	_, found, err := r.Target.Client.HeadManifest(ctx, r.Repo, d.Digest.String(), accept)
 	if err != nil {
 		return err
 	}
 	if found {
-		return f.meta.SetPresence(ctx, job.Repo, d.Digest, metadata.Named, d.Size)
+		return r.f.note(ctx, r.owner, r.Repo, d.Digest, metadata.Named, d.Size)
 	}
-	granted, err := f.meta.Granted(ctx, job.Target.Principal, d.Digest)
+	granted, err := r.f.meta.Granted(ctx, r.Target.Principal, d.Digest)
 	if err != nil || !granted {
 		return err
 	}
-	stored, ok, err := f.meta.Manifest(ctx, job.Repo, d.Digest)
+	stored, ok, err := r.f.meta.Manifest(ctx, r.Repo, d.Digest)
 	if err != nil || !ok {
 		return err
 	}
@@ -100,42 +113,74 @@ func (f *Forwarder) child(ctx context.Context, job Job, d oci.Descriptor, depth 
 	if err != nil {
 		return err
 	}
-	_, err = f.push(ctx, Job{Target: job.Target, Repo: job.Repo, Manifest: m, Digest: d.Digest}, depth+1)
+	_, err = r.f.push(ctx, Job{Target: r.Target, Repo: r.Repo, Manifest: m, Digest: d.Digest}, r.depth+1)
 	return err
 }
 
-// forgetAll forgets what was believed of everything the manifest names.
-func (f *Forwarder) forgetAll(ctx context.Context, job Job) error {
+func (r *run) put(ctx context.Context) (upstream.PutResult, error) {
+	return r.Target.Client.PutManifest(ctx, r.Repo, r.Reference(), r.Manifest.MediaType, r.Manifest.Raw, r.Tags)
+}
+
+// heal forgets what was believed of all that the manifest names, and gathers it
+// again by what the upstream says now.
+func (r *run) heal(ctx context.Context) error {
 	var errs []error
-	for _, d := range append(append([]oci.Descriptor{}, job.Manifest.Blobs...), job.Manifest.Manifests...) {
-		errs = append(errs, f.forget(ctx, job.Target, job.Repo, d.Digest))
+	for _, d := range slices.Concat(r.Manifest.Blobs, r.Manifest.Manifests) {
+		errs = append(errs, r.f.forget(ctx, r.owner, r.Repo, d.Digest))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	r.verify = true
+	return r.gather(ctx)
+}
+
+// refusedButThere tells a refusal that does not matter: registries with
+// immutable tags refuse even the very manifest that the tag has
+// (aws/containers-roadmap#2380).
+func (r *run) refusedButThere(ctx context.Context, refusal error) bool {
+	var e *oci.Error
+	if r.Tag == "" || len(r.Tags) > 0 || !errors.As(refusal, &e) || e.Status < 400 || e.Status > 499 {
+		return false
+	}
+	there, found, err := r.Target.Client.HeadManifest(ctx, r.Repo, r.Tag, oci.ManifestTypes)
+	return err == nil && found && there.Digest == r.Digest
+}
+
+// kept is the result where the upstream keeps what it has.
+func (r *run) kept() Result {
+	return Result{PutResult: upstream.PutResult{Digest: r.Digest}, Unchanged: true, Blobs: r.report()}
+}
+
+// report returns how each blob came to be there, for the last time.
+func (r *run) report() []Outcome {
+	outcomes := make([]Outcome, 0, len(r.Manifest.Blobs))
+	for i, d := range r.Manifest.Blobs {
+		last := Outcome{Digest: d.Digest, Size: d.Size, How: Skipped}
+		if r.outcomes != nil {
+			last = r.outcomes[i]
+		}
+		outcomes = append(outcomes, r.f.landed.take(landingKey{r.Target.Principal, r.Repo, d.Digest}, last))
+	}
+	return outcomes
 }
 
 // record notes what the upstream now holds. The manifest is kept, so that an
 // index can be healed and what was pushed can be read back.
-func (f *Forwarder) record(ctx context.Context, job Job) error {
-	owner, err := job.Target.Owner(ctx, job.Repo)
-	if err != nil {
-		return err
-	}
+func (r *run) record(ctx context.Context) error {
+	f := r.f
 	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(notesAtOnce)
 	group.Go(func() error {
 		return errors.Join(
-			f.meta.PutManifest(ctx, job.Repo, job.Digest, metadata.Manifest{MediaType: job.Manifest.MediaType, Raw: job.Manifest.Raw}),
-			f.meta.Grant(ctx, job.Target.Principal, job.Digest),
-			f.meta.SetPresence(ctx, job.Repo, job.Digest, metadata.Named, int64(len(job.Manifest.Raw))))
+			f.meta.PutManifest(ctx, r.Repo, r.Digest, metadata.Manifest{MediaType: r.Manifest.MediaType, Raw: r.Manifest.Raw}),
+			f.meta.Grant(ctx, r.Target.Principal, r.Digest),
+			f.note(ctx, r.owner, r.Repo, r.Digest, metadata.Named, int64(len(r.Manifest.Raw))))
 	})
-	for _, d := range job.Manifest.Blobs {
-		if d.Foreign() {
-			continue
+	for _, d := range r.Manifest.Blobs {
+		if !d.Foreign() {
+			group.Go(func() error { return f.note(ctx, r.owner, r.Repo, d.Digest, metadata.Named, d.Size) })
 		}
-		group.Go(func() error {
-			return errors.Join(
-				f.meta.SetPresence(ctx, job.Repo, d.Digest, metadata.Named, d.Size),
-				f.meta.AddSource(ctx, owner, d.Digest, job.Repo))
-		})
 	}
 	return group.Wait()
 }

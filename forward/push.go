@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -33,16 +34,15 @@ func (j Job) Reference() string {
 // Push is a job under way or done.
 type Push struct {
 	Job
-	f        *Forwarder
-	key      pushKey
-	began    time.Time
-	done     chan struct{}
-	cancel   context.CancelFunc
-	waiters  int
-	grace    *time.Timer
-	outcomes []Outcome
-	result   Result
-	err      error
+	f       *Forwarder
+	key     pushKey
+	began   time.Time
+	done    chan struct{} // closed when result and err are set
+	cancel  context.CancelCauseFunc
+	waiters int
+	grace   *time.Timer
+	result  Result
+	err     error
 }
 
 // Result is what a finished push has to say.
@@ -61,18 +61,23 @@ type pushKey struct {
 	reference string
 	tags      string
 	digest    digest.Digest
+	mediaType string
 }
 
 // rejoinFor is how long a push goes on after its last waiter left. Clients that
 // give up on a slow answer repeat the request within seconds.
 const rejoinFor = 60 * time.Second
 
+// errAbandoned ends a push whose client did not come back.
+var errAbandoned = errors.New("forward: the client went away and did not come back")
+
 // Submit starts a push, or joins the one under way for the same caller,
-// reference and digest. Wait for its end with Push.Wait.
+// reference and digest. Wait for its end with Push.Wait, once per Submit. Of
+// ctx only the values are used: the push outlives the request.
 func (f *Forwarder) Submit(ctx context.Context, job Job) (*Push, error) {
-	key := pushKey{principal: job.Target.Principal, repo: job.Repo, reference: job.Reference(), digest: job.Digest}
-	for _, tag := range job.Tags {
-		key.tags += " " + tag
+	key := pushKey{
+		principal: job.Target.Principal, repo: job.Repo, reference: job.Reference(), tags: strings.Join(job.Tags, " "),
+		digest: job.Digest, mediaType: job.Manifest.MediaType,
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,30 +85,40 @@ func (f *Forwarder) Submit(ctx context.Context, job Job) (*Push, error) {
 		p.waiters++
 		if p.grace != nil {
 			p.grace.Stop()
-			p.grace = nil
 		}
 		return p, nil
 	}
 	if f.closed {
 		return nil, ErrClosed
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(f.life, cancel)
+	run, cancel := f.within(context.WithoutCancel(ctx))
 	p := &Push{Job: job, f: f, key: key, began: time.Now(), done: make(chan struct{}), cancel: cancel, waiters: 1}
 	f.pushes[key] = p
 	f.running.Add(1)
-	go func() {
-		defer f.running.Done()
-		defer stop()
-		defer cancel()
-		p.result, p.err = f.push(run, job, 0)
-		p.result.Took = time.Since(p.began)
-		f.mu.Lock()
-		delete(f.pushes, key)
-		f.mu.Unlock()
-		close(p.done)
-	}()
+	go p.run(run)
 	return p, nil
+}
+
+func (p *Push) run(ctx context.Context) {
+	f := p.f
+	defer f.running.Done()
+	defer p.cancel(nil)
+	p.result, p.err = f.push(ctx, p.Job, 0)
+	p.result.Took = time.Since(p.began)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p.grace != nil {
+		p.grace.Stop()
+	}
+	p.drop()
+	close(p.done)
+}
+
+// drop makes the next Submit of the same push begin anew. It needs f.mu.
+func (p *Push) drop() {
+	if p.f.pushes[p.key] == p {
+		delete(p.f.pushes, p.key)
+	}
 }
 
 // Wait returns the push's result when it is done. A waiter that goes away (its
@@ -116,68 +131,78 @@ func (p *Push) Wait(ctx context.Context) (Result, error) {
 	}
 	p.f.mu.Lock()
 	defer p.f.mu.Unlock()
+	select {
+	case <-p.done:
+		return p.result, p.err
+	default:
+	}
 	if p.waiters--; p.waiters == 0 {
-		p.grace = time.AfterFunc(rejoinFor, p.cancel)
+		p.grace = time.AfterFunc(rejoinFor, p.abandon)
 	}
 	return Result{}, context.Cause(ctx)
 }
 
+// abandon cancels the push, unless somebody came back in the last moment.
+func (p *Push) abandon() {
+	p.f.mu.Lock()
+	defer p.f.mu.Unlock()
+	if p.waiters > 0 {
+		return
+	}
+	p.drop()
+	p.cancel(errAbandoned)
+}
+
 // push carries a job out. The depth counts indexes within indexes.
 func (f *Forwarder) push(ctx context.Context, job Job, depth int) (Result, error) {
-	f.tell(Event{Repo: job.Repo, Reference: job.Reference(), Digest: job.Digest, Status: Preparing})
+	about := Event{Principal: job.Target.Principal, Repo: job.Repo, Reference: job.Reference(), Digest: job.Digest}
+	tell := func(status Status, why string) {
+		about.Status, about.Why = status, why
+		f.tell(about)
+	}
+	tell(Preparing, "")
 	result, err := f.carryOut(ctx, job, depth)
 	if err != nil {
-		f.tell(Event{Repo: job.Repo, Reference: job.Reference(), Digest: job.Digest, Status: Failed, Why: oci.AsError(err).Message})
-		return result, err
+		if ctx.Err() != nil {
+			// What it was doing when it was stopped is of no interest.
+			err = context.Cause(ctx)
+		}
+		tell(Failed, oci.AsError(err).Message)
+		return Result{}, err
 	}
-	f.tell(Event{Repo: job.Repo, Reference: job.Reference(), Digest: job.Digest, Status: Pushed})
+	tell(Pushed, "")
 	return result, nil
 }
 
 func (f *Forwarder) carryOut(ctx context.Context, job Job, depth int) (Result, error) {
-	unchanged, err := f.unchanged(ctx, job)
+	owner, err := job.Target.Owner(ctx, job.Repo)
+	if err != nil {
+		return Result{}, err
+	}
+	r := &run{Job: job, f: f, owner: owner, depth: depth}
+	unchanged, err := r.unchanged(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	if unchanged {
-		return f.unchangedResult(job), nil
+		return r.kept(), nil
 	}
-	blobs, err := f.gather(ctx, job, depth)
-	if err != nil {
-		return Result{Blobs: blobs}, err
+	if err := r.gather(ctx); err != nil {
+		return Result{}, err
 	}
-	put, err := f.put(ctx, job)
+	put, err := r.put(ctx)
 	if errors.Is(err, oci.ErrManifestBlobUnknown) {
 		// What was believed to be there is not: the upstream collected it.
-		if err := f.forgetAll(ctx, job); err != nil {
-			return Result{Blobs: blobs}, err
+		if err := r.heal(ctx); err != nil {
+			return Result{}, err
 		}
-		if blobs, err = f.gather(ctx, job, depth); err != nil {
-			return Result{Blobs: blobs}, err
-		}
-		put, err = f.put(ctx, job)
+		put, err = r.put(ctx)
 	}
-	if err != nil {
-		if f.refusedButThere(ctx, job, err) {
-			return f.unchangedResult(job), f.record(ctx, job)
-		}
-		return Result{Blobs: blobs}, err
+	switch {
+	case err == nil:
+		return Result{PutResult: put, Blobs: r.report()}, r.record(ctx)
+	case r.refusedButThere(ctx, err):
+		return r.kept(), r.record(ctx)
 	}
-	return Result{PutResult: put, Blobs: blobs}, f.record(ctx, job)
-}
-
-func (f *Forwarder) put(ctx context.Context, job Job) (upstream.PutResult, error) {
-	return job.Target.Client.PutManifest(ctx, job.Repo, job.Reference(), job.Manifest.MediaType, job.Manifest.Raw, job.Tags)
-}
-
-// refusedButThere tells a refusal that does not matter: registries with
-// immutable tags refuse even the very manifest that the tag has
-// (aws/containers-roadmap#2380).
-func (f *Forwarder) refusedButThere(ctx context.Context, job Job, err error) bool {
-	var e *oci.Error
-	if job.Tag == "" || len(job.Tags) > 0 || !errors.As(err, &e) || e.Status < 400 || e.Status > 499 {
-		return false
-	}
-	there, found, err := job.Target.Client.HeadManifest(ctx, job.Repo, job.Tag, oci.ManifestTypes)
-	return err == nil && found && there.Digest == job.Digest
+	return Result{}, err
 }
