@@ -1,6 +1,8 @@
 package blobcache
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -53,4 +55,47 @@ func FuzzRecords(f *testing.F) {
 func put(t *testing.T, m *Memory, key, record string) error {
 	_, err := m.Swap(t.Context(), key, nil, seal(key, []byte(record)))
 	return err
+}
+
+func TestBytesOfAnotherBlobAreNeverWhole(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 1000, ChunkSize, 2*ChunkSize + 9} {
+		m, ctx := NewMemory(), t.Context()
+		c := New(m, m)
+		u, err := c.Begin(ctx, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored := bytes.Repeat([]byte("x"), size)
+		if _, err := u.Write(stored); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Commit(ctx, digest.FromBytes(stored)); err != nil {
+			t.Fatal(err)
+		}
+		// Everything is whole, but the blob's record names the wrong upload.
+		d := digest.FromString("other bytes")
+		raw, err := encode(blobKey(d), blobRecord{Upload: u.ID(), Length: int64(size)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Swap(ctx, blobKey(d), nil, raw); err != nil {
+			t.Fatal(err)
+		}
+		b, err := c.Open(ctx, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(b)
+		if want := (chunksOf(int64(size)) - 1) * ChunkSize; len(got) != want || !errors.Is(err, ErrDamaged) {
+			t.Errorf("read of %d bytes: %d, %v; want the %d before the last chunk and ErrDamaged", size, len(got), err, want)
+		}
+		if n, err := b.Read(make([]byte, 9)); n != 0 || !errors.Is(err, ErrDamaged) {
+			t.Errorf("next read: %d, %v; want ErrDamaged", n, err)
+		}
+		if _, err := c.Stat(ctx, d); !errors.Is(err, ErrUnknown) {
+			t.Errorf("Stat: %v, want ErrUnknown", err)
+		}
+		_ = b.Close()
+	}
 }
