@@ -4,7 +4,6 @@ package blobcache_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -147,17 +146,4 @@ func killAfter(t *testing.T, dir string, writes int) (id string) {
 	}
 	_ = cmd.Wait() // "signal: killed"
 	return id
-}
-
-func wantStored(t *testing.T, c *blobcache.Cache, want []byte) {
-	t.Helper()
-	b, err := c.Open(t.Context(), digest.FromBytes(want))
-	if err != nil {
-		t.Fatalf("Open: %v", err)
-	}
-	defer b.Close()
-	var got bytes.Buffer
-	if _, err := b.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
-		t.Fatalf("read: %d bytes of %d, %v", got.Len(), len(want), err)
-	}
 }
