@@ -60,7 +60,7 @@ func (p realmPolicy) check(realm string) (*url.URL, error) {
 	}
 	u.Fragment = ""
 	host := strings.ToLower(u.Hostname())
-	shown := u.Host
+	own, shown := strings.ToLower(p.origin.Hostname()), u.Host
 	switch {
 	case u.User != nil:
 		return nil, p.refuse("an address with user information in it", "")
@@ -70,9 +70,10 @@ func (p realmPolicy) check(realm string) (*url.URL, error) {
 		return nil, p.refuse(shown+" over plain http", "")
 	case originOf(u) == originOf(p.origin), p.trusts(u, host):
 		return u, nil
-	case isLiteral(host):
+	case isLiteral(host), isLiteral(own):
+		// Addresses have no domain to share; the list would find one.
 		return nil, p.refuse(shown, shown)
-	case sameSite(host, strings.ToLower(p.origin.Hostname())):
+	case sameSite(host, own):
 		return u, nil
 	}
 	return nil, p.refuse(shown, shown)
@@ -129,5 +130,5 @@ func isLiteral(host string) bool {
 func sameSite(a, b string) bool {
 	siteA, errA := publicsuffix.EffectiveTLDPlusOne(a)
 	siteB, errB := publicsuffix.EffectiveTLDPlusOne(b)
-	return errA == nil && errB == nil && siteA == siteB && !isLiteral(b)
+	return errA == nil && errB == nil && siteA == siteB
 }

@@ -115,6 +115,7 @@ func TestRealmsOfNeighboursAreRefused(t *testing.T) {
 		"another port of localhost":              {"http://localhost:5000", "http://localhost:5001/token", nil},
 		"localhost by address":                   {"http://localhost:5000", "http://127.0.0.1:5000/token", nil},
 		"another port of an address":             {"http://10.0.0.5:5000", "http://10.0.0.5:5001/token", nil},
+		"a name that ends like the address":      {"http://10.0.0.5:5000", "http://evil.0.5/token", nil},
 		"an address close by":                    {"http://10.0.0.5:5000", "http://10.0.0.6:5000/token", nil},
 		"a trusted host on another port":         {"https://ghcr.io", "https://auth.example.org:8443/token", []string{"auth.example.org"}},
 		"a trusted host over http":               {"https://ghcr.io", "http://auth.example.org/token", []string{"auth.example.org"}},

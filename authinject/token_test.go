@@ -173,6 +173,7 @@ func TestAnAilingTokenServerIsAskedAgainAndThenReported(t *testing.T) {
 						fail--
 						rw.Header().Set("Location", "https://evil.example/token")
 						rw.WriteHeader(status)
+						_, _ = rw.Write([]byte(`{"token":"a"}`))
 						return
 					}
 					r.ServeHTTP(rw, req)
@@ -239,7 +240,7 @@ func TestIdentityTokensAreExchangedByPost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := &registry{identity: canary, noPost: c.post}
+			r := &registry{identity: canary, noPost: c.post, anonymous: true}
 			tr, w := newTransport(r, fixed{"": c.cred})
 			got, err := send(t, tr, "GET", manifest, "")
 			if got != c.want || (err == nil) != (c.want != 0) {
