@@ -90,7 +90,7 @@ func TestHelpersInTheOrderOfDocker(t *testing.T) {
 	say := func(user string) string { return `echo '{"Username":"` + user + `","Secret":"pw"}'` }
 	const none = "echo credentials not found in native keychain; exit 1"
 	dir.write(t, "one", say("one"))
-	dir.write(t, "store", `read in || :; case "$in" in store.test|https://index.docker.io/v1/|path.test/acme) `+say("store")+`;; *) `+none+`;; esac`)
+	dir.write(t, "store", `read in || :; case "$in" in store.test|plain.test|https://index.docker.io/v1/|path.test/acme) `+say("store")+`;; *) `+none+`;; esac`)
 	dir.write(t, "none", none)
 	dir.write(t, "empty", `echo '{}'`)
 	dir.write(t, "token", say("<token>"))

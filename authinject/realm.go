@@ -60,7 +60,7 @@ func (p realmPolicy) check(realm string) (*url.URL, error) {
 	}
 	u.Fragment = ""
 	host := strings.ToLower(u.Hostname())
-	own, shown := strings.ToLower(p.origin.Hostname()), u.Host
+	shown := u.Host
 	switch {
 	case u.User != nil:
 		return nil, p.refuse("an address with user information in it", "")
@@ -70,10 +70,9 @@ func (p realmPolicy) check(realm string) (*url.URL, error) {
 		return nil, p.refuse(shown+" over plain http", "")
 	case originOf(u) == originOf(p.origin), p.trusts(u, host):
 		return u, nil
-	case isLiteral(host), isLiteral(own):
-		// Addresses have no domain to share; the list would find one.
+	case isLiteral(host):
 		return nil, p.refuse(shown, shown)
-	case sameSite(host, own):
+	case sameSite(host, strings.ToLower(p.origin.Hostname())):
 		return u, nil
 	}
 	return nil, p.refuse(shown, shown)

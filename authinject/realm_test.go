@@ -113,6 +113,7 @@ func TestRealmsOfNeighboursAreRefused(t *testing.T) {
 		"another customer below a suffix of two": {"https://registry.acme.co.uk", "https://auth.evil.co.uk/token", nil},
 		"another customer of a host":             {"https://acme.github.io", "https://evil.github.io/token", nil},
 		"another port of localhost":              {"http://localhost:5000", "http://localhost:5001/token", nil},
+		"a name below one of localhost":          {"http://registry.localhost:5000", "http://auth.registry.localhost:5000/token", nil},
 		"localhost by address":                   {"http://localhost:5000", "http://127.0.0.1:5000/token", nil},
 		"another port of an address":             {"http://10.0.0.5:5000", "http://10.0.0.5:5001/token", nil},
 		"a name that ends like the address":      {"http://10.0.0.5:5000", "http://evil.0.5/token", nil},
