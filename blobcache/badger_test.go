@@ -42,7 +42,7 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 	s := openBadger(t, dir)
 	chunk := blobcachetest.Bytes(1, blobcache.ChunkSize)
 	var dead []string
-	for i := range 8 {
+	for i := range 6 {
 		upload := fmt.Sprintf("upload%d", i)
 		for n := range 16 {
 			if err := s.PutChunk(t.Context(), upload, n, chunk); err != nil {
@@ -60,6 +60,13 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 		for i := 0; ctx.Err() == nil; i++ {
 			if err := s.PutChunk(t.Context(), "writer", i%4, chunk[:1000]); err != nil {
 				t.Errorf("write beside Drop: %v", err)
+			}
+		}
+	})
+	wg.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			if p, err := s.GetChunk(t.Context(), "upload0", n%16, nil); err != nil || len(p) != len(chunk) {
+				t.Errorf("read beside Drop: %d bytes, %v", len(p), err)
 			}
 		}
 	})

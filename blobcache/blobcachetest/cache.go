@@ -121,8 +121,8 @@ func wantMiss(t *testing.T, c *blobcache.Cache, d digest.Digest) {
 
 func blobReadsBack(t *testing.T, s Store) {
 	c := blobcache.New(s, s)
-	for i, size := range []int{0, 1, 4095, 64<<10 + 1, mib - 1, mib, mib + 1, 3*mib + 17} {
-		for _, session := range []digest.Algorithm{"", digest.SHA256, digest.SHA512} {
+	for i, size := range []int{0, 1, 64<<10 + 1, mib - 1, mib, 2*mib + 17} {
+		for _, session := range []digest.Algorithm{"", digest.SHA512} {
 			for _, committed := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 				p := Bytes(i, size)
 				u := begin(t, c, session)

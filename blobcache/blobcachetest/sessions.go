@@ -14,6 +14,9 @@ func rollback(t *testing.T, s Store) {
 	p, junk := Bytes(1, 2*mib+5), Bytes(2, 17*mib+3)
 	for _, kept := range []int{0, 10, mib, mib + 70<<10} {
 		for _, lost := range []int{0, 1, 2 * mib, 17*mib + 3} {
+			if lost > 2*mib && kept != 10 {
+				continue // it stores an offset on the way, once is enough
+			}
 			u := begin(t, c, "")
 			write(t, u, p[:kept])
 			must(t, "Checkpoint", u.Checkpoint(t.Context()))
