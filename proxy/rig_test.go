@@ -87,10 +87,11 @@ func (r *rig) start() {
 		Guard:  guard, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
-	r.net = &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	listener := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	r.net = listener
 	server := &http.Server{Handler: r.door, ErrorLog: slog.NewLogLogger(r.door.Log.Handler(), slog.LevelDebug)}
-	go func() { _ = server.Serve(r.net) }()
-	transport := &http.Transport{DialContext: r.net.dial, DisableCompression: true}
+	go func() { _ = server.Serve(listener) }()
+	transport := &http.Transport{DialContext: listener.dial, DisableCompression: true}
 	r.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	r.t.Cleanup(func() {
 		transport.CloseIdleConnections()
@@ -292,4 +293,9 @@ func (l *logged) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
+}
+
+// failingTarget is a Target that has none.
+func failingTarget(context.Context, string, string) (*forward.Target, error) {
+	return nil, oci.ErrDenied.With("the credential of this upstream cannot be read")
 }
