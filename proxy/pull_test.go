@@ -101,7 +101,7 @@ func TestBytesThatAreNotTheBlobNeverReachTheCacheOrTheClient(t *testing.T) {
 							t.Errorf("%s %s", code, message)
 						}
 						r.hasHeaders(got, flags{"Docker-Content-Digest": "", "Content-Disposition": ""})
-					case got.err == nil || digest.FromBytes(got.body) == d || part != "":
+					case got.err == nil || part != "":
 						t.Errorf("status %d, %d bytes, %v: the client cannot see that they are wrong", got.status, len(got.body), got.err)
 					}
 					if _, err := r.door.Cache.Stat(t.Context(), d); err == nil {
