@@ -194,7 +194,7 @@ func TestAStrangerDoesNotWaitForAnothersUpload(t *testing.T) {
 		}})
 		layer := r.blob("layer", large)
 		r.give("ann", layer)
-		r.Start(r.target("ann"), repo("app"), digest.FromBytes(layer), "")
+		r.Start(r.target("ann"), repo("app"), digest.FromBytes(layer), "", "")
 		<-g.arrived
 		// Without the grant the answer comes at once, although the blob is on its way.
 		if _, err := r.push("bob", "app", "v1", r.image(layer)); !errors.Is(err, oci.ErrManifestBlobUnknown) {

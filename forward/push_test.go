@@ -91,7 +91,7 @@ func TestABlobForwardedBeforeItsManifestIsReportedAsSentOnce(t *testing.T) {
 	config, layer := r.blob("config", tiny), r.blob("layer", large)
 	r.give("ann", config, layer)
 	for _, b := range [][]byte{config, layer} {
-		r.Start(r.target("ann"), repo("app"), digest.FromBytes(b), "")
+		r.Start(r.target("ann"), repo("app"), digest.FromBytes(b), "", "")
 	}
 	m := r.image(config, layer)
 	result := r.pushed("ann", "app", "v1", m)
