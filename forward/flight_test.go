@@ -204,22 +204,6 @@ func TestAStrangerDoesNotWaitForAnothersUpload(t *testing.T) {
 	})
 }
 
-func TestAPushBySomebodyElseTeachesTheOwnerWhatTheUpstreamShowedThem(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", large)
-	r.give("ann", layer)
-	m := r.image(layer)
-	r.pushed("ann", "app", "v1", m)
-	r.requests()
-	if result := r.pushed("bob", "app", "v1", m); !result.Unchanged {
-		t.Errorf("result: %+v", result)
-	}
-	r.saw("HEAD app:v1")
-	r.pushed("bob", "bob/app", "v1", m)
-	r.saw("POST bob/app mount layer from app", "PUT bob/app:v1")
-}
-
 func TestAFollowerThatBringsTheBlobIsNotToldThatNobodyHasIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -187,11 +187,26 @@ func TestADeletedBlobIsGoneUntilItIsPushedAgain(t *testing.T) {
 		r.pushBlob("/v2/registry.test/acme/other", blob)
 		synctest.Wait()
 		r.want(404, "HEAD", path, nil)
+		// docker looks at once whether what it pushed is there.
+		r.up.Inject(upstreamtest.Fault{Method: "PUT", Delay: time.Minute})
 		r.pushBlob(app, blob)
-		synctest.Wait()
 		r.want(200, "HEAD", path, nil)
+		time.Sleep(2 * time.Minute)
 		if _, ok := r.up.Blob("acme/app", digest.FromBytes(blob)); !ok {
 			t.Error("the upstream does not have the blob that was pushed again")
+		}
+	})
+}
+
+func TestADeletionWaitsForTheUploadThatItWouldOtherwiseLoseTo(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, r *rig) {
+		r.up.Inject(upstreamtest.Fault{Method: "PUT", Delay: 20 * time.Second})
+		d := r.pushBlob(app, []byte("x"))
+		r.want(202, "DELETE", app+"/blobs/"+d.String(), nil)
+		time.Sleep(time.Minute)
+		if _, ok := r.up.Blob("acme/app", d); ok {
+			t.Errorf("the blob came back: %q", r.up.Requests())
 		}
 	})
 }

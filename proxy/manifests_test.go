@@ -233,6 +233,8 @@ func TestAManifestMayTakeLongerThanABodyMayPause(t *testing.T) {
 		// And the next request on the connection is not hurried either.
 		time.Sleep(2 * bodyPause)
 		r.want(200, "GET", app+"/manifests/v1", nil)
+		time.Sleep(2 * readPause)
+		r.begin(app)
 	})
 }
 
@@ -256,6 +258,20 @@ func TestADeletedManifestIsGoneUntilItIsPushedAgain(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnIndexDoesNotBringADeletedManifestBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	child := []byte(`{"schemaVersion":2}`)
+	d := digest.FromBytes(child)
+	r.want(201, "PUT", app+"/manifests/"+d.String(), child, ociType)
+	r.want(202, "DELETE", app+"/manifests/"+d.String(), nil)
+	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, oci.MediaTypeOCIManifest, d, len(child))
+	r.want(404, "PUT", app+"/manifests/v1", []byte(index), "Content-Type: "+oci.MediaTypeOCIIndex)
+	if _, _, ok := r.up.Manifest("acme/app", d.String()); ok {
+		t.Error("the deleted manifest is there again")
 	}
 }
 

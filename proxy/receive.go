@@ -38,9 +38,6 @@ func (c *call) align(u *blobcache.Upload) (length int64, err error) {
 			return 0, err
 		}
 		length = last - first + 1
-		if c.r.ContentLength >= 0 && c.r.ContentLength != length {
-			return 0, oci.ErrSizeInvalid.With("Content-Range announces %d bytes, Content-Length %d", length, c.r.ContentLength)
-		}
 	}
 	if u.Base() != u.Offset() {
 		settle := u.Checkpoint

@@ -57,6 +57,7 @@ func TestAFailedClosingPutCanBeRepeated(t *testing.T) {
 		{"containerd repeats the whole body", nil, wrong, blob, blob},
 		{"a whole body that was cut short is repeated", nil, query, blob[:1<<20+3], blob},
 		{"skopeo repeats an empty PUT", blob, wrong, nil, nil},
+		{"a long body that was wrong is repeated", nil, query, make([]byte, 18<<20), blob},
 		{"a last part that was wrong is repeated", blob[:100], query, []byte("junk"), blob[100:]},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -67,6 +68,7 @@ func TestAFailedClosingPutCanBeRepeated(t *testing.T) {
 				r.patch(at, test.first)
 			}
 			r.want(400, "PUT", at+test.fail, test.failBody)
+			r.hasHeaders(r.want(204, "GET", at, nil), flags{"Range": fmt.Sprintf("0-%d", max(0, len(test.first)-1))})
 			r.want(201, "PUT", at+query, test.put)
 		})
 	}
@@ -82,6 +84,32 @@ func TestAPutThatIsRepeatedAfterItsSuccessSucceeds(t *testing.T) {
 		r.hasHeaders(r.want(201, "PUT", at+"?digest="+d.String(), body), flags{"Docker-Content-Digest": d.String(), "Location": app + "/blobs/" + d.String()})
 	}
 	r.want(404, "PUT", at+"?digest="+digest.FromString("never sent").String(), nil)
+}
+
+// Not every client reads an answer that comes before the end of its body.
+func TestARepeatedPutIsReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, r *rig) {
+		blob := blobOf(1 << 20)
+		at := r.begin(app) + "?digest=" + digest.FromBytes(blob).String()
+		r.want(201, "PUT", at, blob)
+		conn := r.open("PUT", at, len(blob), blob[:len(blob)/2])
+		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if status := statusOf(conn); status != "" {
+			t.Errorf("answered %s in the middle of the body", status)
+		}
+		if err := conn.SetReadDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write(blob[len(blob)/2:]); err != nil {
+			t.Fatal(err)
+		}
+		if status := statusOf(conn); status != "201" {
+			t.Errorf("status %q", status)
+		}
+	})
 }
 
 func TestAClientThatVanishesCanGoOn(t *testing.T) {
@@ -132,8 +160,8 @@ func TestAfterAKillTheClientMayRepeatOrGoOn(t *testing.T) {
 		{"the client goes on somewhere and is told where", "PATCH", func(r *rig, at string) {
 			var last int
 			got := r.want(416, "PATCH", at, []byte("x"), "Content-Range: 3-3")
-			if _, err := fmt.Sscanf(got.header.Get("Range"), "0-%d", &last); err != nil {
-				r.t.Fatal(err)
+			if _, err := fmt.Sscanf(got.header.Get("Range"), "0-%d", &last); err != nil || last < before {
+				r.t.Fatalf("nothing of the body was kept: %d %v", last, err)
 			}
 			r.want(201, "PUT", at+query, blob[last+1:], fmt.Sprintf("Content-Range: %d-%d", last+1, len(blob)-1))
 		}},
