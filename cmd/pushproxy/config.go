@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -276,32 +274,4 @@ func (c *Config) check() (problems []string) {
 		r.check(fmt.Sprintf("credentials.references[%d]", i), say)
 	}
 	return problems
-}
-
-// loopback returns what is wrong with a listener's address.
-func loopback(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	switch {
-	case err != nil || port == "":
-		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
-	case host == "localhost":
-		return ""
-	case !net.ParseIP(host).IsLoopback():
-		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
-	}
-	return ""
-}
-
-// webURL returns what is wrong with an upstream's URL.
-func webURL(text string) string {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "is not a URL such as https://registry.example.com"
-	case u.User != nil:
-		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
-	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "has more than scheme, host and port"
-	}
-	return ""
 }
