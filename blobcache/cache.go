@@ -15,8 +15,8 @@
 //	blob/<digest>           blobRecord: the upload that holds the bytes, and the length
 //	format                  version of this layout
 //
-// An upload id is 32 hexadecimal digits, random. Records are JSON, followed by
-// a CRC32C. blob/<digest> is the commit point: without it a blob is not here,
+// An upload id is 32 hexadecimal digits, random. Records are binary (record.go)
+// and end with a CRC32C. blob/<digest> is the commit point: without it a blob is not here,
 // whatever chunks are. Chunks that neither an upload nor a blob record refers
 // to are garbage, which Sweep removes.
 //
@@ -66,6 +66,7 @@ type Cache struct {
 
 	bodies  Bodies
 	index   Index
+	joint   Joint     // both of them, where the store is one
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
 
 	mu    sync.Mutex
@@ -78,6 +79,9 @@ type Cache struct {
 // index. Whoever opened these closes them.
 func New(bodies Bodies, index Index) *Cache {
 	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), open: make(map[string]int), lives: make(map[string]*live)}
+	if joint, ok := bodies.(Joint); ok && any(index) == any(bodies) {
+		c.joint = joint
+	}
 	c.buffers.New = func() any { return new([ChunkSize + sumSize]byte) }
 	return c
 }
@@ -97,7 +101,7 @@ func (c *Cache) Remove(ctx context.Context, d digest.Digest) error {
 		if err != nil {
 			return err
 		}
-		if done, err := c.index.Swap(ctx, blobKey(d), raw, nil); err != nil || done {
+		if done, err := c.index.Swap(ctx, Change{Key: blobKey(d), Old: raw}); err != nil || done {
 			return err
 		}
 	}
@@ -131,17 +135,27 @@ func (c *Cache) lookup(ctx context.Context, d digest.Digest) (blobRecord, []byte
 	if raw == nil {
 		return record, nil, fmt.Errorf("blob %s: %w", d, ErrUnknown)
 	}
-	err = decode(blobKey(d), raw, &record)
-	if err == nil && record.Length < 0 {
-		err = fmt.Errorf("record %s: length %d: %w", blobKey(d), record.Length, ErrDamaged)
-	}
-	if err != nil {
-		if _, swapErr := c.index.Swap(ctx, blobKey(d), raw, nil); swapErr != nil {
+	if err := record.decode(blobKey(d), raw); err != nil {
+		if _, swapErr := c.index.Swap(ctx, Change{Key: blobKey(d), Old: raw}); swapErr != nil {
 			return blobRecord{}, nil, fmt.Errorf("%w; removing it: %w", err, swapErr)
 		}
 		return blobRecord{}, nil, fmt.Errorf("blob %s: %w: %w", d, ErrUnknown, err)
 	}
 	return record, raw, nil
+}
+
+// put stores a sealed chunk and makes the changes; p may be nil for none.
+func (c *Cache) put(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error) {
+	if p == nil {
+		return c.index.Swap(ctx, changes...)
+	}
+	if c.joint != nil {
+		return c.joint.PutAndSwap(ctx, upload, n, p, changes...)
+	}
+	if err := c.bodies.PutChunk(ctx, upload, n, p); err != nil {
+		return false, err
+	}
+	return c.index.Swap(ctx, changes...)
 }
 
 // chunk returns the payload of a chunk, in buf's memory where it fits. The

@@ -131,18 +131,23 @@ func (u *Upload) took(k int) error {
 // Rollback and Resume return to. It is for the end of a request, also one that
 // broke off: give it a context that outlives the client.
 func (u *Upload) Checkpoint(ctx context.Context) error {
-	if err := u.settle(ctx); err != nil {
+	if err := u.usable(); err != nil {
+		return err
+	}
+	if err := u.wait(); err != nil {
 		return err
 	}
 	state, err := hashState(u.hash)
 	if err != nil {
 		return u.fail(err)
 	}
-	record := u.record(u.offset, state, "")
+	record := u.record(u.offset, state)
 	record.Base, record.BaseHash = 0, nil
-	if err := u.save(ctx, record); err != nil {
+	n, tail := u.unstored()
+	if err := u.save(ctx, record, n, tail); err != nil {
 		return u.fail(err)
 	}
+	u.clean = true
 	u.base, u.baseHash = u.offset, state
 	return nil
 }
@@ -165,7 +170,7 @@ func (u *Upload) Rollback(ctx context.Context) error {
 	if u.saved == u.base {
 		return nil
 	}
-	if err := u.save(ctx, u.record(u.base, u.baseHash, "")); err != nil {
+	if err := u.save(ctx, u.record(u.base, u.baseHash), 0, nil); err != nil {
 		return u.fail(err)
 	}
 	return nil
@@ -191,7 +196,7 @@ func (u *Upload) Cancel(ctx context.Context) error {
 	if u.unknown {
 		return u.err
 	}
-	done, err := u.c.index.Swap(ctx, uploadKey(u.id), u.raw, nil)
+	done, err := u.c.index.Swap(ctx, Change{Key: uploadKey(u.id), Old: u.raw})
 	if err == nil && !done {
 		err = errTaken
 	}
@@ -211,24 +216,15 @@ func (u *Upload) usable() error {
 	return u.err
 }
 
-// settle stores everything received.
-func (u *Upload) settle(ctx context.Context) error {
-	if err := u.usable(); err != nil {
-		return err
-	}
-	if err := u.wait(); err != nil {
-		return err
-	}
+// unstored returns the last chunk sealed, and its number, if it is not stored as
+// it is; nil if it is.
+func (u *Upload) unstored() (n int, sealed []byte) {
+	n = int(u.offset / ChunkSize)
 	if u.clean || len(u.tail) == 0 {
-		return nil
+		return n, nil
 	}
-	n := int(u.offset / ChunkSize)
 	u.reserve(0)
-	if err := u.c.bodies.PutChunk(ctx, u.id, n, seal(chunkName(u.id, n), u.tail)); err != nil {
-		return u.fail(err)
-	}
-	u.clean = true
-	return nil
+	return n, seal(chunkName(u.id, n), u.tail)
 }
 
 // flush hands the full chunk to a goroutine that stores it, once the one before
@@ -243,7 +239,7 @@ func (u *Upload) flush() error {
 		if err != nil {
 			return u.fail(err)
 		}
-		r := u.record(u.offset, state, "")
+		r := u.record(u.offset, state)
 		record = &r
 	}
 	n := int(u.offset/ChunkSize) - 1
@@ -256,7 +252,7 @@ func (u *Upload) flush() error {
 			u.c.tell(u.id, func(l *live) { l.stored = int64(n+1) * ChunkSize })
 		}
 		if err == nil && record != nil {
-			err = u.save(u.ctx, *record)
+			err = u.save(u.ctx, *record, 0, nil)
 		}
 		flight <- err
 	}()
