@@ -36,6 +36,9 @@ type Target struct {
 	// Owner is the fingerprint of the credential that a request to the
 	// repository would use. An error is the credential source's own.
 	Owner func(ctx context.Context, repo oci.Repo) (metadata.Owner, error)
+	// Warm fetches what a push to the repository will need before its first
+	// request: a connection and a token. Nil: nothing can be had ahead of need.
+	Warm func(ctx context.Context, repo oci.Repo) error
 }
 
 // Forwarder runs pushes. Make it with New; it is safe for concurrent use.
@@ -45,6 +48,7 @@ type Forwarder struct {
 	hub     hub
 	refused refusals
 	absent  absences
+	warmth  warmth
 	landed  landings
 
 	life    context.Context // ends when Close gives up waiting
