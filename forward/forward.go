@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 
 	"pushproxy/blobcache"
 	"pushproxy/metadata"
@@ -48,6 +49,7 @@ type Forwarder struct {
 	hub     hub
 	refused refusals
 	absent  absences
+	asking  singleflight.Group // whether repositories exist
 	warmth  warmth
 	landed  landings
 
