@@ -87,7 +87,9 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 // settings are badger's options, each chosen by measurement.
 func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b := badger.DefaultOptions(dir).WithLogger(log)
-	b.ValueThreshold = 64 << 10 // chunks to the value log: in the LSM they cost GiBs of memory
+	// Bodies, small ones too, to the value log: in the LSM they are written four
+	// times, and cost GiBs of memory.
+	b.ValueThreshold = 4 << 10
 	b.ValueLogFileSize = o.ValueLogFileSize
 	b.MemTableSize = o.MemTableSize
 	b.NumMemtables = 2

@@ -46,7 +46,7 @@ func ingest(b *testing.B, c *blobcache.Cache, p body, i int) {
 	if u, err = c.Resume(b.Context(), u.ID()); err != nil {
 		b.Fatal(err)
 	}
-	if _, err := io.Copy(u, io.MultiReader(bytes.NewReader(head[:]), bytes.NewReader(p.p[8:]))); err != nil {
+	if _, err := io.Copy(u, struct{ io.Reader }{io.MultiReader(bytes.NewReader(head[:]), bytes.NewReader(p.p[8:]))}); err != nil {
 		b.Fatal(err)
 	}
 	if err := u.Checkpoint(b.Context()); err != nil {

@@ -68,6 +68,7 @@ type Cache struct {
 	index   Index
 	joint   Joint     // both of them, where the store is one
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
+	small   sync.Pool // of *[smallBuffer]byte
 
 	mu    sync.Mutex
 	held  map[string]struct{} // uploads in use, by id
@@ -83,6 +84,7 @@ func New(bodies Bodies, index Index) *Cache {
 		c.joint = joint
 	}
 	c.buffers.New = func() any { return new([ChunkSize + sumSize]byte) }
+	c.small.New = func() any { return new([smallBuffer]byte) }
 	return c
 }
 
@@ -197,14 +199,23 @@ func (c *Cache) let(id string) {
 	c.unlive(id, c.lives[id])
 }
 
-// buffer returns room for the largest sealed chunk; recycle takes it back.
-func (c *Cache) buffer() []byte { return c.buffers.Get().(*[ChunkSize + sumSize]byte)[:0] }
+// buffer returns room for n payload bytes of a chunk and their checksum; recycle
+// takes it back.
+func (c *Cache) buffer(n int) []byte {
+	if n+sumSize <= smallBuffer {
+		return c.small.Get().(*[smallBuffer]byte)[:0]
+	}
+	return c.buffers.Get().(*[ChunkSize + sumSize]byte)[:0]
+}
 
 // recycle gives a buffer back; others than those of buffer are left to the
 // garbage collector.
 func (c *Cache) recycle(b []byte) {
-	if cap(b) == ChunkSize+sumSize {
+	switch cap(b) {
+	case ChunkSize + sumSize:
 		c.buffers.Put((*[ChunkSize + sumSize]byte)(b[:ChunkSize+sumSize]))
+	case smallBuffer:
+		c.small.Put((*[smallBuffer]byte)(b[:smallBuffer]))
 	}
 }
 

@@ -88,7 +88,7 @@ func (u *Upload) digest(ctx context.Context, algorithm digest.Algorithm) (digest
 		return digest.NewDigest(algorithm, u.hash), nil
 	}
 	hash := algorithm.Hash()
-	buf := u.c.buffer()
+	buf := u.c.buffer(ChunkSize)
 	defer u.c.recycle(buf)
 	for n := range int(u.offset / ChunkSize) {
 		p, err := u.c.chunk(ctx, u.id, n, ChunkSize, buf)

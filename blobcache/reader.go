@@ -146,10 +146,7 @@ func (b *Blob) load(n int) error {
 	b.loaded = -1
 	want := chunkLength(b.record.Length, n)
 	if b.buf == nil {
-		b.buf = make([]byte, 0, want+sumSize)
-		if b.record.Length > smallBuffer {
-			b.buf = b.c.buffer()
-		}
+		b.buf = b.c.buffer(int(min(b.record.Length, ChunkSize)))
 	}
 	p, err := b.c.chunk(b.ctx, b.record.Upload, n, want, b.buf)
 	if err != nil {

@@ -105,12 +105,8 @@ func (u *Upload) rewind(ctx context.Context, offset int64, state []byte) error {
 	var tail []byte
 	clean := true
 	if rest := int(offset % ChunkSize); rest > 0 {
-		var buf []byte
-		if rest > smallBuffer {
-			buf = u.c.buffer()
-		}
 		// The chunk may have grown since: what it began with is unchanged.
-		p, err := u.c.chunk(ctx, u.id, int(offset/ChunkSize), rest, buf)
+		p, err := u.c.chunk(ctx, u.id, int(offset/ChunkSize), rest, u.c.buffer(rest))
 		if err != nil {
 			return err
 		}

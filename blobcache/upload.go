@@ -5,15 +5,14 @@ import (
 	"errors"
 	"hash"
 	"io"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
 
 const (
-	// smallBuffer is the longest body, in bytes, that has a buffer of its own
-	// size: above it a buffer for a whole chunk is taken from the pool.
-	smallBuffer = 64 << 10
+	// smallBuffer is the bytes of the buffer that an upload begins with; above
+	// them it takes one for a whole chunk.
+	smallBuffer = 64<<10 + sumSize
 	// minRead is the least room that ReadFrom offers a reader, in bytes.
 	minRead = 4 << 10
 	// saveEvery is how many bytes may pass between two stored offsets.
@@ -274,13 +273,11 @@ func (u *Upload) wait() error {
 
 // reserve makes room for k more bytes of the chunk and its checksum.
 func (u *Upload) reserve(k int) {
-	need := len(u.tail) + k + sumSize
-	if need <= cap(u.tail) {
+	need := len(u.tail) + k
+	if need+sumSize <= cap(u.tail) {
 		return
 	}
-	if need <= smallBuffer {
-		u.tail = slices.Grow(u.tail, need-len(u.tail))
-		return
-	}
-	u.tail = append(u.c.buffer(), u.tail...)
+	room := append(u.c.buffer(need), u.tail...)
+	u.c.recycle(u.tail)
+	u.tail = room
 }
