@@ -68,7 +68,7 @@ func sources(c CredentialsConfig) authinject.Chain {
 	for _, r := range references {
 		chain = append(chain, &authinject.Reference{Key: r.For, Username: r.Username, Password: expandReference(r.Password), Identity: expandReference(r.IdentityToken)})
 	}
-	chain = append(chain, &authinject.Env{Value: authinject.Secret(os.Getenv("DOCKER_AUTH_CONFIG"))})
+	chain = append(chain, &authinject.Env{})
 	helpers := &authinject.Helpers{Timeout: c.HelperTimeout, Env: c.HelperEnv}
 	docker := c.DockerConfig
 	if docker == "" {
