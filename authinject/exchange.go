@@ -187,13 +187,13 @@ func (x exchange) read(body []byte, asked time.Time, date string) (*token, error
 	return &token{value: Secret(value), until: useUntil(asked, a.life(date))}, nil
 }
 
-// life returns how long the token will live, 0 when the server does not say. A
-// token that the server had in stock is already older; its age is read off the
+// life returns how long the token will live: a minute when the server does not
+// say, and twelve hours at most. A token that the server had in stock is already older; its age is read off the
 // server's own clock, which may differ from ours.
 func (a answer) life(date string) time.Duration {
 	seconds, err := strconv.ParseFloat(strings.Trim(string(a.ExpiresIn), `"`), 64)
 	if err != nil || !(seconds > 0) {
-		return 0
+		return defaultLife
 	}
 	life := time.Duration(min(seconds, maxLife.Seconds()) * float64(time.Second))
 	issued, err := time.Parse(time.RFC3339, a.IssuedAt)

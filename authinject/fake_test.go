@@ -59,6 +59,9 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	served.Body = io.NopCloser(bytes.NewReader(body))
 	rec := httptest.NewRecorder()
 	handler.ServeHTTP(rec, served)
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
 	resp := rec.Result()
 	resp.Request = req
 	return resp, nil

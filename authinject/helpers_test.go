@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,7 +91,7 @@ func TestHelpersInTheOrderOfDocker(t *testing.T) {
 	say := func(user string) string { return `echo '{"Username":"` + user + `","Secret":"pw"}'` }
 	const none = "echo credentials not found in native keychain; exit 1"
 	dir.write(t, "one", say("one"))
-	dir.write(t, "store", `read in || :; case "$in" in store.test|https://index.docker.io/v1/|path.test/acme) `+say("store")+`;; *) `+none+`;; esac`)
+	dir.write(t, "store", `read in || :; case "$in" in store.test|plain.test|https://index.docker.io/v1/|path.test/acme) `+say("store")+`;; *) `+none+`;; esac`)
 	dir.write(t, "none", none)
 	dir.write(t, "empty", `echo '{}'`)
 	dir.write(t, "token", say("<token>"))
@@ -210,5 +211,30 @@ func TestARefusedMintedCredentialIsAskedForAgain(t *testing.T) {
 				t.Errorf("the helper ran %d times for five refusals, want at most once", got)
 			}
 		})
+	}
+}
+
+func TestAHelperIsAskedAgainWhenATokenIsRefused(t *testing.T) {
+	t.Parallel()
+	dir, h, moved := newHelpers(t)
+	secret := filepath.Join(string(dir), "secret")
+	accepted := "first"
+	// The token server takes either account; the registry only one of them.
+	tr, _ := newTransport(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		_, password, _ := req.BasicAuth()
+		switch {
+		case req.URL.Path == "/token":
+			_, _ = fmt.Fprintf(rw, `{"token":"of-%s"}`, password)
+		case req.Header.Get("Authorization") != "Bearer of-"+accepted:
+			(&registry{}).ServeHTTP(rw, req)
+		}
+	}), withHelpers(t, h, `{"credHelpers":{"registry.test":"x"}}`))
+	dir.write(t, "x", `echo '{"Username":"bob","Secret":"'$(cat '`+secret+`')'"}'`)
+	for _, accepted = range []string{"first", "second"} {
+		if err := os.WriteFile(secret, []byte(accepted), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mustSend(t, tr, 200, "GET", manifest, "")
+		*moved = time.Minute
 	}
 }

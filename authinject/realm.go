@@ -129,5 +129,5 @@ func isLiteral(host string) bool {
 func sameSite(a, b string) bool {
 	siteA, errA := publicsuffix.EffectiveTLDPlusOne(a)
 	siteB, errB := publicsuffix.EffectiveTLDPlusOne(b)
-	return errA == nil && errB == nil && siteA == siteB && !isLiteral(b)
+	return errA == nil && errB == nil && siteA == siteB
 }

@@ -173,10 +173,7 @@ func (ts *tokens) renew(c Credential, realm string, s Secret) {
 }
 
 // useUntil returns the end of a token's usable time: 80 % of its life, which
-// counts from asked. A life of zero or less means the default.
+// counts from asked.
 func useUntil(asked time.Time, life time.Duration) time.Time {
-	if life <= 0 {
-		life = defaultLife
-	}
-	return asked.Add(min(life, maxLife) * 4 / 5)
+	return asked.Add(life * 4 / 5)
 }

@@ -65,6 +65,23 @@ func TestTokensAreUsedForFourFifthsOfTheirLife(t *testing.T) {
 	}
 }
 
+func TestATokenServerThatMovedIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{realm: "https://old.registry.test/token"}
+		tr, w := newTransport(r, fixed{"": bob})
+		w.hosts["https://old.registry.test:443"] = r
+		mustSend(t, tr, 201, "GET", manifest, "")
+		time.Sleep(time.Hour)
+		r.realm = ""
+		delete(w.hosts, "https://old.registry.test:443")
+		if _, err := send(t, tr, "GET", manifest, ""); !errors.Is(err, oci.ErrUpstream) {
+			t.Errorf("got %v, want the old token server to be missed", err)
+		}
+		mustSend(t, tr, 201, "GET", manifest, "")
+	})
+}
+
 func TestATokenThatExpiresUnderwayIsHealed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -173,6 +190,7 @@ func TestAnAilingTokenServerIsAskedAgainAndThenReported(t *testing.T) {
 						fail--
 						rw.Header().Set("Location", "https://evil.example/token")
 						rw.WriteHeader(status)
+						_, _ = rw.Write([]byte(`{"token":"a"}`))
 						return
 					}
 					r.ServeHTTP(rw, req)
@@ -203,6 +221,7 @@ func TestAnswersThatAreNoTokenAreErrorsThatQuoteNothing(t *testing.T) {
 		"a token with line break": `{"token":"` + canary + `\r\nX-Evil: 1"}`,
 		"a token of spaces":       `{"token":"a ` + canary + `"}`,
 		"more than 64 KiB":        `{"token":"` + strings.Repeat(canary, 6000) + `"}`,
+		"64 KiB of blanks":        `{"token":"a"}` + strings.Repeat(" ", maxTokenAnswer),
 		"a token of wrong type":   `{"token":{"a":"` + canary + `"}}`,
 	} {
 		tr, _ := newTransport(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -239,7 +258,7 @@ func TestIdentityTokensAreExchangedByPost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := &registry{identity: canary, noPost: c.post}
+			r := &registry{identity: canary, noPost: c.post, anonymous: true}
 			tr, w := newTransport(r, fixed{"": c.cred})
 			got, err := send(t, tr, "GET", manifest, "")
 			if got != c.want || (err == nil) != (c.want != 0) {

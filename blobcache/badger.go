@@ -45,7 +45,8 @@ type Badger struct {
 	// gate is held by writers, and against them by Drop's steps: badger fails
 	// the writes that meet its DropPrefix.
 	gate    sync.RWMutex
-	reclaim sync.Mutex // one Drop at a time
+	reclaim sync.Mutex   // one Drop at a time
+	use     sync.RWMutex // held by whoever reads or syncs, against them by Close
 	files   fileSync
 }
 
@@ -108,6 +109,9 @@ func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
 	}
 	s.reclaim.Lock()
 	defer s.reclaim.Unlock()
+	if s.db.IsClosed() {
+		return badger.ErrDBClosed
+	}
 	s.gate.Lock()
 	err := s.db.DropPrefix(prefixes...)
 	s.gate.Unlock()
@@ -145,6 +149,8 @@ func (s *Badger) collect() error {
 
 // uploads returns the first uploads with chunks whose keys are at or after from.
 func (s *Badger) uploads(from string) (uploads []string, err error) {
+	s.use.RLock()
+	defer s.use.RUnlock()
 	err = s.db.View(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(chunkPrefix)})
 		defer it.Close()
@@ -160,6 +166,8 @@ func (s *Badger) uploads(from string) (uploads []string, err error) {
 
 // entries returns the first entries of prefix whose keys are at or after from.
 func (s *Badger) entries(prefix, from string) (entries []Entry, err error) {
+	s.use.RLock()
+	defer s.use.RUnlock()
 	err = s.db.View(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(prefix)})
 		defer it.Close()
@@ -193,6 +201,8 @@ func (s *Badger) write(key, value []byte) error {
 // read returns a value in buf's memory where it fits, nil if there is none, and
 // ErrDamaged if there is one that cannot be read.
 func (s *Badger) read(key, buf []byte) (value []byte, err error) {
+	s.use.RLock()
+	defer s.use.RUnlock()
 	// Badger returns nothing, and no error, for a value it cannot read. One
 	// whose file was collected just now is found by the second try.
 	for range 3 {

@@ -1,3 +1,5 @@
+//go:build linux || darwin
+
 package blobcache_test
 
 import (
@@ -40,7 +42,7 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 	s := openBadger(t, dir)
 	chunk := blobcachetest.Bytes(1, blobcache.ChunkSize)
 	var dead []string
-	for i := range 8 {
+	for i := range 6 {
 		upload := fmt.Sprintf("upload%d", i)
 		for n := range 16 {
 			if err := s.PutChunk(t.Context(), upload, n, chunk); err != nil {
@@ -58,6 +60,13 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 		for i := 0; ctx.Err() == nil; i++ {
 			if err := s.PutChunk(t.Context(), "writer", i%4, chunk[:1000]); err != nil {
 				t.Errorf("write beside Drop: %v", err)
+			}
+		}
+	})
+	wg.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			if p, err := s.GetChunk(t.Context(), "upload0", n%16, nil); err != nil || len(p) != len(chunk) {
+				t.Errorf("read beside Drop: %d bytes, %v", len(p), err)
 			}
 		}
 	})
@@ -115,29 +124,60 @@ func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
 		"a layout of a later version":          {future, small, []string{future, `"2"`, `"1"`}},
 		"a disk with too little space to open": {filepath.Join(parent, "full"), blobcache.BadgerOptions{MemTableSize: 1 << 60, Floor: 1 << 62}, []string{"full", "free some space"}},
 	}
-	if os.Getuid() == 0 {
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) { wantRefused(t, test.dir, test.o, test.want...) })
+	}
+	t.Run("another user's directory", func(t *testing.T) {
+		if os.Getuid() != 0 {
+			t.Skip("only root can give a directory away")
+		}
 		if err := os.Chown(foreign, 12345, -1); err != nil {
 			t.Fatal(err)
 		}
-		tests["another user's directory"] = struct {
-			dir  string
-			o    blobcache.BadgerOptions
-			want []string
-		}{foreign, small, []string{foreign, "12345"}}
+		wantRefused(t, foreign, small, foreign, "12345")
+	})
+}
+
+// wantRefused opens a store, which must fail with an error that says the words.
+func wantRefused(t *testing.T, dir string, o blobcache.BadgerOptions, words ...string) {
+	t.Helper()
+	s, err := blobcache.OpenBadger(dir, o)
+	if err == nil {
+		_ = s.Close()
+		t.Fatal("opened")
 	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			s, err := blobcache.OpenBadger(test.dir, test.o)
-			if err == nil {
-				_ = s.Close()
-				t.Fatal("opened")
-			}
-			for _, want := range test.want {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%v\ndoes not say %q", err, want)
-				}
-			}
-		})
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%v\ndoes not say %q", err, word)
+		}
+	}
+}
+
+func TestAClosedStoreAnswersWithErrors(t *testing.T) {
+	t.Parallel()
+	s := openBadger(t, filepath.Join(t.TempDir(), "cache"))
+	ctx := t.Context()
+	if err := s.PutChunk(ctx, "a", 0, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, chunkErr := s.GetChunk(ctx, "a", 0, nil)
+	_, getErr := s.Get(ctx, "k")
+	_, swapErr := s.Swap(ctx, "k", nil, []byte("v"))
+	var listErr, scanErr error
+	for _, listErr = range s.Uploads(ctx) {
+	}
+	for _, scanErr = range s.Scan(ctx, "k") {
+	}
+	for call, err := range map[string]error{
+		"PutChunk": s.PutChunk(ctx, "a", 1, []byte("x")), "GetChunk": chunkErr, "Drop": s.Drop(ctx, "a"), "Barrier": s.Barrier(ctx),
+		"Uploads": listErr, "Get": getErr, "Swap": swapErr, "Scan": scanErr,
+	} {
+		if err == nil {
+			t.Errorf("%s of a closed store succeeded", call)
+		}
 	}
 }
 

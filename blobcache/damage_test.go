@@ -53,7 +53,7 @@ func TestDamagedFilesAreNeverServed(t *testing.T) {
 		}
 	}
 	flip := func(p []byte, at int) { p[at] ^= 0x10 }
-	for name, test := range map[string]struct {
+	tests := map[string]struct {
 		suffix string
 		edit   func([]byte) bool
 	}{
@@ -64,39 +64,47 @@ func TestDamagedFilesAreNeverServed(t *testing.T) {
 		"the rest of the log is 0":  {".vlog", inFirst(2<<20, func(p []byte, at int) { clear(p[at:]) })},
 		"a small blob in the table": {".sst", func(p []byte) bool { return flipAt(p, blobs[2][:32]) }},
 		"a record in the table":     {".sst", func(p []byte) bool { return flipAt(p, []byte(`"upload":"`)) }},
-	} {
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := filepath.Join(t.TempDir(), "cache")
-			s := openBadger(t, dir)
-			c := blobcache.New(s, s)
-			for _, p := range blobs {
-				commit(t, c, p)
-			}
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if editFiles(t, dir, test.suffix, test.edit) == 0 {
-				t.Fatal("no file held what was to be damaged")
-			}
-			s, err := blobcache.OpenBadger(dir, small)
-			if err != nil {
-				// Of its tables badger checks some at the start.
-				if test.suffix != ".sst" || !strings.Contains(err.Error(), "move") {
-					t.Errorf("OpenBadger: %v", err)
-				}
-				return
-			}
-			defer func() { _ = s.Close() }()
-			c = blobcache.New(s, s)
-			if damaged := readAll(t, c, blobs); damaged == 0 {
-				t.Error("the damage was not noticed")
-			}
-			for _, p := range blobs {
-				commit(t, c, p)
-				wantStored(t, c, p)
-			}
+			damageAndRead(t, blobs, test.suffix, test.edit)
 		})
+	}
+}
+
+// damageAndRead stores the blobs, edits the files while the store is closed, and
+// checks what the next process makes of them.
+func damageAndRead(t *testing.T, blobs [][]byte, suffix string, edit func([]byte) bool) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "cache")
+	s := openBadger(t, dir)
+	c := blobcache.New(s, s)
+	for _, p := range blobs {
+		commit(t, c, p)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if editFiles(t, dir, suffix, edit) == 0 {
+		t.Fatal("no file held what was to be damaged")
+	}
+	s, err := blobcache.OpenBadger(dir, small)
+	if err != nil {
+		// Of its tables badger checks some at the start.
+		if suffix != ".sst" || !strings.Contains(err.Error(), "move") {
+			t.Errorf("OpenBadger: %v", err)
+		}
+		return
+	}
+	defer func() { _ = s.Close() }()
+	c = blobcache.New(s, s)
+	if damaged := readAll(t, c, blobs); damaged == 0 {
+		t.Error("the damage was not noticed")
+	}
+	for _, p := range blobs {
+		commit(t, c, p)
+		wantStored(t, c, p)
 	}
 }
 

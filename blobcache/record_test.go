@@ -40,6 +40,9 @@ func FuzzRecords(f *testing.F) {
 			_ = u.Rollback(ctx)
 			u.Release()
 		}
+		if n, err := c.Stat(ctx, d); err == nil && n < 0 {
+			t.Errorf("a blob of %d bytes", n)
+		}
 		if b, err := c.Open(ctx, d); err == nil {
 			if got, err := io.ReadAll(b); err == nil && b.Size() > 0 && string(got) != "abc" {
 				t.Errorf("read %q", got)

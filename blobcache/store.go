@@ -9,12 +9,15 @@ import (
 	"iter"
 )
 
-// Close ends the store's use of the directory.
+// Close ends the store's use of the directory, after the calls under way. Calls
+// that come later fail.
 func (s *Badger) Close() error {
 	s.reclaim.Lock()
 	defer s.reclaim.Unlock()
 	s.gate.Lock()
 	defer s.gate.Unlock()
+	s.use.Lock()
+	defer s.use.Unlock()
 	return s.db.Close()
 }
 
@@ -51,6 +54,11 @@ func (s *Badger) GetChunk(ctx context.Context, upload string, n int, buf []byte)
 func (s *Badger) Barrier(ctx context.Context, _ ...string) error {
 	if err := errors.Join(ctx.Err(), s.watch.err()); err != nil {
 		return err
+	}
+	s.use.RLock()
+	defer s.use.RUnlock()
+	if s.db.IsClosed() {
+		return errors.New("barrier: the store is closed")
 	}
 	// badger's Sync covers only the newest log and memtable.
 	if err := errors.Join(s.db.Sync(), s.files.sync()); err != nil {

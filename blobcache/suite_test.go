@@ -1,8 +1,11 @@
 package blobcache_test
 
 import (
+	"bytes"
 	"path/filepath"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"pushproxy/blobcache"
 	"pushproxy/blobcache/blobcachetest"
@@ -41,5 +44,18 @@ func TestStores(t *testing.T) {
 			blobcachetest.TestIndex(t, func(t *testing.T) blobcache.Index { return open(t) })
 		})
 		t.Run(name+" cache", func(t *testing.T) { blobcachetest.TestCache(t, open) })
+	}
+}
+
+func wantStored(t *testing.T, c *blobcache.Cache, want []byte) {
+	t.Helper()
+	b, err := c.Open(t.Context(), digest.FromBytes(want))
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	defer b.Close()
+	var got bytes.Buffer
+	if _, err := b.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
+		t.Fatalf("read: %d bytes of %d, %v", got.Len(), len(want), err)
 	}
 }

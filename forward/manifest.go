@@ -140,7 +140,10 @@ func (r *run) heal(ctx context.Context) error {
 // (aws/containers-roadmap#2380).
 func (r *run) refusedButThere(ctx context.Context, refusal error) bool {
 	var e *oci.Error
-	if r.Tag == "" || len(r.Tags) > 0 || !errors.As(refusal, &e) || e.Status < 400 || e.Status > 499 {
+	if r.Tag == "" || len(r.Tags) > 0 || !errors.As(refusal, &e) || e.Status/100 != 4 {
+		return false
+	}
+	if errors.Is(refusal, oci.ErrManifestBlobUnknown) || errors.Is(refusal, oci.ErrTooManyRequests) {
 		return false
 	}
 	there, found, err := r.Target.Client.HeadManifest(ctx, r.Repo, r.Tag, oci.ManifestTypes)

@@ -14,8 +14,13 @@ import (
 	"pushproxy/oci"
 )
 
-// readPause is how long a client may take to read a part of an answer.
-const readPause = 60 * time.Second
+const (
+	// readPause is how long a client may take to read a part of an answer.
+	readPause = 60 * time.Second
+	// leftFor is how long the server may read what a refused request has left of
+	// its body, which it does before it sends the refusal.
+	leftFor = 5 * time.Second
+)
 
 // answer remembers whether a response has begun, and does not wait forever for
 // a client that has stopped to read it.
@@ -65,6 +70,7 @@ func (g *Registry) fail(a *answer, r *http.Request, err error) {
 	if a.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
+	_ = a.control.SetReadDeadline(time.Now().Add(leftFor))
 	// They were meant for an answer that did not come about.
 	for _, name := range []string{"Docker-Content-Digest", "Content-Disposition", "Accept-Ranges", "ETag"} {
 		a.Header().Del(name)

@@ -62,11 +62,10 @@ func (s *Routes) Route(ctx context.Context, namespace, name string) (oci.Repo, e
 // byNamespace serves clients that send the registry beside the name (containerd
 // since 2.3). With override_path the name may carry the registry as well.
 func (s *Routes) byNamespace(ctx context.Context, namespace, name string) (oci.Repo, error) {
-	host := canonical(namespace)
-	if first, rest, ok := strings.Cut(name, "/"); ok && isHost(first) && canonical(first) == host {
+	if first, rest, ok := strings.Cut(name, "/"); ok && isHost(first) && canonical(first) == canonical(namespace) {
 		name = rest
 	}
-	return s.byHost(ctx, host, name)
+	return s.byHost(ctx, namespace, name)
 }
 
 func (s *Routes) byHost(ctx context.Context, host, name string) (oci.Repo, error) {

@@ -1,6 +1,6 @@
 // Command setup brings what the whole-program checks need: packages of the system where it may install them (as root on
-// Debian and its kin), and the programs of tests/tools. What it cannot bring it names, with what is left out; with CI=true
-// nothing may be left out and that is a failure.
+// Debian and its kin), and the programs of tests/tools. What it cannot bring it names, with what is left out; the tests that
+// need it skip themselves, or fail where CI=true lets nothing be left out.
 package main
 
 import (
@@ -36,9 +36,6 @@ func setup(ctx context.Context) error {
 	for _, p := range missing {
 		fmt.Printf("setup: %s is not installed (Debian package %s); left out: %s\n", p.Program, p.Debian, p.For)
 	}
-	if len(missing) > 0 && parts.CI() {
-		return fmt.Errorf("%d programs are missing and CI=true lets nothing be left out", len(missing))
-	}
 	start := time.Now()
 	dir, err := parts.Tools(ctx)
 	if err != nil {
@@ -47,9 +44,6 @@ func setup(ctx context.Context) error {
 	fmt.Printf("setup: test programs in %s (%s)\n", dir, time.Since(start).Round(time.Second))
 	if _, err := parts.Conformance().Build(ctx); err != nil {
 		fmt.Printf("setup: left out: the distribution-spec conformance suite: %v\n", err)
-		if parts.CI() {
-			return fmt.Errorf("the conformance suite is missing and CI=true lets nothing be left out")
-		}
 	}
 	return nil
 }

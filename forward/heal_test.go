@@ -1,0 +1,261 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/blobcache"
+	"pushproxy/metadata"
+	"pushproxy/oci"
+	"pushproxy/upstream/upstreamtest"
+)
+
+func TestWhatTheUpstreamLostIsSentAgainAndTheManifestRepeatedOnce(t *testing.T) {
+	t.Parallel()
+	for name, reg := range map[string]*upstreamtest.Registry{
+		"MANIFEST_BLOB_UNKNOWN": {}, "BLOB_UNKNOWN with 400": {Missing: 400, MissingCode: "BLOB_UNKNOWN"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, reg)
+			config, lost, kept := r.blob("config", tiny), r.blob("lost", large), r.blob("kept", large)
+			r.give("ann", config, lost, kept)
+			r.pushed("ann", "app", "v1", r.image(config, lost, kept))
+			reg.Forget(digest.FromBytes(lost))
+			r.requests()
+			result := r.pushed("ann", "app", "v2", r.image(config, kept, lost))
+			r.saw("PUT app:v2", "HEAD app config", "HEAD app kept", "HEAD app lost", "POST app", "PUT app lost", "PUT app:v2")
+			if got := hows(result); !slices.Equal(got, []How{Skipped, Skipped, Uploaded}) {
+				t.Errorf("result: %v", got)
+			}
+		})
+	}
+}
+
+func TestAnUpstreamThatKeepsMissingSomethingEndsThePush(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{StoreNot: true})
+	config := r.blob("config", tiny)
+	r.give("ann", config)
+	_, err := r.push("ann", "app", "v1", r.image(config))
+	if !errors.Is(err, oci.ErrManifestBlobUnknown) {
+		t.Errorf("error: %v", err)
+	}
+	r.saw("POST app", "PUT app config", "PUT app:v1", "HEAD app config", "POST app", "PUT app config", "PUT app:v1")
+}
+
+func TestABlobThatNobodyHasIsNamed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	config, nowhere := r.blob("config", tiny), r.blob("nowhere", large)
+	r.give("ann", config)
+	_, err := r.push("ann", "app", "v1", r.image(config, nowhere))
+	if !errors.Is(err, oci.ErrManifestBlobUnknown) || !strings.Contains(oci.AsError(err).Message, digest.FromBytes(nowhere).String()) {
+		t.Errorf("error: %v", err)
+	}
+	if slices.Contains(r.requests(), "PUT app:v1") {
+		t.Error("the manifest was sent although a blob is nowhere")
+	}
+	r.reg.AddBlob("app", nowhere)
+	r.pushed("ann", "app", "v1", r.image(config, nowhere))
+}
+
+func TestForeignLayersMayBeAbsent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	config := r.blob("config", tiny)
+	r.give("ann", config)
+	foreign := digest.FromString("foreign")
+	r.call(foreign, "foreign")
+	m := r.manifest(oci.MediaTypeOCIManifest, map[string]any{
+		"config": oci.Descriptor{Digest: digest.FromBytes(config), Size: tiny},
+		"layers": []oci.Descriptor{{Digest: foreign, Size: large, URLs: []string{"https://elsewhere.test/layer"}}},
+	})
+	result := r.pushed("ann", "app", "v1", m)
+	r.saw("POST app", "PUT app config", "HEAD app foreign", "PUT app:v1")
+	if got := hows(result); !slices.Equal(got, []How{Uploaded, Foreign}) {
+		t.Errorf("result: %v", got)
+	}
+	if known, _ := r.believed(t.Context(), ownerOf("ann"), repo("app"), foreign); known {
+		t.Error("a foreign layer is taken to be in the repository")
+	}
+}
+
+func TestChildrenOfAnIndexThatTheUpstreamLostAreHealed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	one, two := r.blob("one", tiny), r.blob("two", tiny)
+	r.give("ann", one, two)
+	children := []oci.Manifest{r.image(one), r.image(two)}
+	index := r.index(children...)
+	for _, child := range children {
+		_, err := r.push("ann", "app", "", child)
+		noError(t, err)
+	}
+	r.requests()
+	r.pushed("ann", "app", "v1", index)
+	r.saw("PUT app:v1")
+	// Lost with a blob of its own, behind the proxy's back.
+	noError(t, r.target("x").Client.DeleteManifest(t.Context(), repo("app"), children[1].Digest(digest.SHA256).String()))
+	r.reg.Forget(digest.FromBytes(two))
+	r.requests()
+	r.pushed("ann", "app", "v2", r.indexWith("again", children...))
+	r.saw("PUT app:v2", "HEAD app:child1", "HEAD app:child2",
+		"PUT app:child2", "HEAD app two", "POST app", "PUT app two", "PUT app:child2", "PUT app:v2")
+}
+
+// indexWith is an index that differs from others by a note.
+func (r *rig) indexWith(note string, children ...oci.Manifest) oci.Manifest {
+	r.t.Helper()
+	return r.manifest(oci.MediaTypeOCIIndex, map[string]any{
+		"manifests": r.index(children...).Manifests, "annotations": map[string]string{"note": note},
+	})
+}
+
+func TestAnIndexOfUnknownChildrenIsTheUpstreamsToJudge(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	one := r.blob("one", tiny)
+	child := r.image(one)
+	index := r.index(child)
+	if _, err := r.push("ann", "app", "v1", index); !errors.Is(err, oci.ErrManifestBlobUnknown) {
+		t.Errorf("without the child: %v", err)
+	}
+	r.saw("HEAD app:child1", "PUT app:v1", "HEAD app:child1", "PUT app:v1")
+	r.reg.AddManifest("app", "", child.MediaType, child.Raw)
+	r.pushed("ann", "app", "v1", index)
+	r.saw("HEAD app:child1", "PUT app:v1")
+}
+
+func TestIndexesMayNotNestWithoutEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	m := r.image(r.blob("one", tiny))
+	for range maxIndexDepth + 1 {
+		noError(t, r.meta.PutManifest(t.Context(), repo("app"), m.Digest(digest.SHA256), metadata.Manifest{MediaType: m.MediaType, Raw: m.Raw}))
+		noError(t, r.meta.Grant(t.Context(), "ann", m.Digest(digest.SHA256)))
+		m = r.index(m)
+	}
+	if _, err := r.push("ann", "app", "v1", m); !errors.Is(err, oci.ErrManifestInvalid) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestADamagedBlobIsAskedForAgainAndNeverReachesTheUpstream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	layer := r.blob("layer", 2<<20)
+	r.give("ann", layer)
+	r.damage()
+	_, err := r.push("ann", "app", "v1", r.image(layer))
+	if !errors.Is(err, oci.ErrManifestBlobUnknown) || !strings.Contains(oci.AsError(err).Message, "damaged") {
+		t.Errorf("error: %v", err)
+	}
+	if _, ok := r.reg.Blob("app", digest.FromBytes(layer)); ok {
+		t.Error("the upstream has the damaged blob")
+	}
+	if _, err := r.cache.Stat(t.Context(), digest.FromBytes(layer)); !errors.Is(err, blobcache.ErrUnknown) {
+		t.Errorf("the damaged blob is still offered: %v", err)
+	}
+	r.give("ann", layer)
+	r.pushed("ann", "app", "v1", r.image(layer))
+	noError(t, r.Close(t.Context()))
+	if n := r.reg.Sessions(); n != 0 {
+		t.Errorf("%d sessions are left open", n)
+	}
+}
+
+// damage flips a bit in the first chunk of everything stored.
+func (r *rig) damage() {
+	r.t.Helper()
+	for upload, err := range r.store.Uploads(r.t.Context()) {
+		noError(r.t, err)
+		chunk, err := r.store.GetChunk(r.t.Context(), upload, 0, nil)
+		noError(r.t, err)
+		chunk[len(chunk)/2] ^= 1
+		noError(r.t, r.store.PutChunk(r.t.Context(), upload, 0, chunk))
+	}
+}
+
+func TestABlobThatLeavesTheCacheInTheLastMomentIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	g := hold(t)
+	r := newRig(t, &upstreamtest.Registry{Fail: func(req *http.Request) int {
+		if req.Method == http.MethodPost {
+			g.wait(req)
+		}
+		return 0
+	}})
+	layer := r.blob("layer", tiny)
+	r.give("ann", layer)
+	p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
+	noError(t, err)
+	<-g.arrived
+	noError(t, r.cache.Remove(t.Context(), digest.FromBytes(layer)))
+	g.pass()
+	if _, err := p.Wait(t.Context()); !errors.Is(err, oci.ErrManifestBlobUnknown) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestWhatWasSeenLongAgoIsLookedForAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		layer := r.blob("layer", large)
+		r.give("ann", layer)
+		m := r.image(layer)
+		_, err := r.Blob(t.Context(), r.target("ann"), repo("app"), m.Blobs[0], "")
+		noError(t, err)
+		r.requests()
+		time.Sleep(presenceFor + time.Second)
+		r.pushed("ann", "app", "v1", m)
+		r.saw("HEAD app layer", "PUT app:v1")
+		time.Sleep(presenceFor + time.Second)
+		r.pushed("ann", "app", "v2", m)
+		r.saw("HEAD app:v2", "PUT app:v2")
+	})
+}
+
+func TestADeletedBlobIsNotBelievedUntilItIsPushedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	layer := r.blob("layer", large)
+	d := digest.FromBytes(layer)
+	target := r.target("ann")
+	believed := func() bool {
+		known, err := r.believed(t.Context(), ownerOf("ann"), repo("app"), d)
+		noError(t, err)
+		return known
+	}
+	noError(t, r.Seen(t.Context(), target, repo("app"), d, large))
+	if !believed() {
+		t.Error("what the upstream showed is not believed")
+	}
+	noError(t, r.Deleted(t.Context(), target, repo("app"), d))
+	if believed() {
+		t.Error("what the upstream deleted is believed")
+	}
+	noError(t, r.Received(t.Context(), repo("app"), d))
+	if _, known, _ := r.meta.Presence(t.Context(), repo("app"), d); known || believed() {
+		t.Error("the mark of the deletion is left, or receiving a blob is taken for the upstream's word")
+	}
+	broken := r.target("ann")
+	broken.Owner = func(context.Context, oci.Repo) (metadata.Owner, error) {
+		return metadata.Owner{}, errors.New("helper failed")
+	}
+	if err := r.Deleted(t.Context(), broken, repo("app"), d); err == nil || believed() {
+		t.Errorf("deletion without a credential: %v", err)
+	}
+	if p, _, _ := r.meta.Presence(t.Context(), repo("app"), d); p.How != metadata.Deleted {
+		t.Error("the deletion is not marked")
+	}
+}

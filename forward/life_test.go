@@ -1,0 +1,242 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/oci"
+	"pushproxy/upstream/upstreamtest"
+)
+
+// held is a rig whose upstream holds every request that match is true for.
+func held(t *testing.T, match func(*http.Request) bool) (*rig, *gate) {
+	g := hold(t)
+	return memoryRig(t, &upstreamtest.Registry{Fail: func(req *http.Request) int {
+		if match(req) {
+			g.wait(req)
+		}
+		return 0
+	}}), g
+}
+
+func TestCloseLetsPushesFinish(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var first atomic.Bool
+		r, g := held(t, func(*http.Request) bool { return first.CompareAndSwap(false, true) })
+		config, layer := r.blob("config", tiny), r.blob("layer", large)
+		r.give("ann", config, layer)
+		child := r.image(config, layer)
+		noError(t, r.meta.Grant(t.Context(), "ann", child.Digest(digest.SHA256)))
+		p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", child))
+		noError(t, err)
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- r.Close(t.Context()) }()
+		synctest.Wait()
+		if len(closed) > 0 {
+			t.Error("Close does not wait for a push")
+		}
+		if _, err := r.Submit(t.Context(), r.job("ann", "app", "v2", child)); !errors.Is(err, ErrClosed) {
+			t.Errorf("a push after Close: %v", err)
+		}
+		if _, err := r.Blob(t.Context(), r.target("ann"), repo("app"), child.Blobs[0], ""); !errors.Is(err, ErrClosed) {
+			t.Errorf("a blob after Close: %v", err)
+		}
+		r.Start(r.target("ann"), repo("other"), child.Blobs[0].Digest, "")
+		r.Learn(r.target("ann"), repo("other"), child)
+		// The push has most of its way still before it.
+		g.pass()
+		if _, err := p.Wait(t.Context()); err != nil {
+			t.Errorf("the push under way: %v", err)
+		}
+		noError(t, <-closed)
+		if slices.ContainsFunc(r.requests(), func(s string) bool { return strings.Contains(s, "other") }) {
+			t.Error("work was begun after Close")
+		}
+	})
+}
+
+func TestCloseCancelsWhatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, g := held(t, isBlobPut)
+		config := r.blob("config", tiny)
+		r.give("ann", config)
+		p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
+		noError(t, err)
+		r.Start(r.target("ann"), repo("other"), digest.FromBytes(config), "")
+		<-g.arrived
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := r.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Close: %v", err)
+		}
+		if _, err := p.Wait(t.Context()); !errors.Is(err, ErrClosed) || oci.AsError(err).Status != http.StatusServiceUnavailable {
+			t.Errorf("the push: %v", err)
+		}
+	})
+}
+
+func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, g := held(t, isBlobPut)
+		config := r.blob("config", tiny)
+		r.give("ann", config)
+		job := r.job("ann", "app", "v1", r.image(config))
+		ctx, gone := context.WithCancel(t.Context())
+		p, err := r.Submit(ctx, job)
+		noError(t, err)
+		synctest.Wait()
+		gone()
+		if _, err := p.Wait(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("the waiter that left: %v", err)
+		}
+		// It comes back in time, leaves again and comes back too late.
+		time.Sleep(rejoinFor - time.Second)
+		again, err := r.Submit(t.Context(), job)
+		noError(t, err)
+		time.Sleep(2 * rejoinFor)
+		if again != p || len(p.done) > 0 {
+			t.Error("the push was not joined, or it ended under its waiter")
+		}
+		if _, err := again.Wait(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("the waiter that left again: %v", err)
+		}
+		time.Sleep(rejoinFor + time.Second)
+		synctest.Wait()
+		select {
+		case <-p.done:
+			if !errors.Is(p.err, errAbandoned) {
+				t.Errorf("the abandoned push: %v", p.err)
+			}
+		default:
+			t.Error("the abandoned push goes on")
+		}
+		anew, err := r.Submit(t.Context(), job)
+		noError(t, err)
+		if anew == p {
+			t.Error("a push was joined that is being cancelled")
+		}
+		g.pass()
+		_, err = anew.Wait(t.Context())
+		noError(t, err)
+	})
+}
+
+func TestAPushThatSomebodyStillWaitsForIsNotCancelled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, g := held(t, isBlobPut)
+		config := r.blob("config", tiny)
+		r.give("ann", config)
+		job := r.job("ann", "app", "v1", r.image(config))
+		ctx, gone := context.WithCancel(t.Context())
+		first, err := r.Submit(ctx, job)
+		noError(t, err)
+		second, err := r.Submit(t.Context(), job)
+		noError(t, err)
+		gone()
+		_, _ = first.Wait(ctx)
+		time.Sleep(2 * rejoinFor)
+		g.pass()
+		_, err = second.Wait(t.Context())
+		noError(t, err)
+		// Whoever asks late is told all the same.
+		_, err = first.Wait(t.Context())
+		noError(t, err)
+	})
+}
+
+func TestWatchersSeeEveryStateAndNeverSlowAPush(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		stuck := r.Watch(t.Context())
+		ctx, gone := context.WithCancel(t.Context())
+		left := r.Watch(ctx)
+		gone()
+		synctest.Wait()
+		if _, open := <-left; open {
+			t.Error("the channel of a watcher that left is open")
+		}
+		config, layer := r.blob("config", tiny), r.blob("layer", large)
+		r.give("ann", config, layer)
+		seen := func(push func()) string {
+			ctx, stop := context.WithCancel(t.Context())
+			events := r.Watch(ctx)
+			push()
+			stop()
+			synctest.Wait()
+			states := map[Status]bool{}
+			for e := range events {
+				if e.When.IsZero() || e.Principal != "ann" || e.Repo.Host != host || e.Digest == "" {
+					t.Errorf("event: %+v", e)
+				}
+				states[e.Status] = true
+			}
+			var list []string
+			for s := range states {
+				list = append(list, string(s))
+			}
+			slices.Sort(list)
+			return strings.Join(list, ", ")
+		}
+		m := r.image(config, layer)
+		for _, test := range []struct{ name, tag, want string }{
+			{"app", "v1", "Preparing, Pushed, Pushing, Waiting"},
+			{"app", "v2", "Layer already exists, Preparing, Pushed"},
+			{"second", "v1", "Mounted from, Preparing, Pushed"},
+		} {
+			if got := seen(func() { r.pushed("ann", test.name, test.tag, m) }); got != test.want {
+				t.Errorf("%s:%s: %s; want %s", test.name, test.tag, got, test.want)
+			}
+		}
+		missing := r.image(r.blob("missing", large))
+		if got := seen(func() { _, _ = r.push("ann", "app", "v1", missing) }); got != "Failed, Preparing" {
+			t.Errorf("a failure: %s", got)
+		}
+		r.reg.AddBlob("app", r.blob("missing", large))
+		if got := seen(func() { r.pushed("ann", "app", "v3", missing) }); got != "Layer already exists, Preparing, Pushed" {
+			t.Errorf("a blob that is there: %s", got)
+		}
+		for i := range 2 * watcherBuffer {
+			r.pushed("ann", "app", fmt.Sprint("n", i%2), m)
+		}
+		if len(stuck) != watcherBuffer {
+			t.Errorf("the watcher that does not read has %d events", len(stuck))
+		}
+	})
+}
+
+func TestProgressIsToldAsItIsMadeAndFromTheMiddleToo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	layer := r.blob("layer", 3<<20)
+	r.give("ann", layer)
+	e := errand{Descriptor: r.image(layer).Blobs[0], t: r.target("ann"), owner: ownerOf("ann"), repo: repo("app")}
+	b, err := r.plan(t.Context(), e)
+	noError(t, err)
+	body, err := b.open(t.Context())
+	noError(t, err)
+	defer body.Close()
+	events := r.Watch(t.Context())
+	at, err := body.(*progress).Seek(2<<20, 0)
+	noError(t, err)
+	n, err := body.Read(make([]byte, 1000))
+	noError(t, err)
+	if got := <-events; got.Status != Pushing || got.Current != at+int64(n) || got.Total != 3<<20 {
+		t.Errorf("event: %+v", got)
+	}
+}
