@@ -74,6 +74,14 @@ func (d *doors) close() {
 
 // open readies the servers behind the listeners.
 func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u *upstreams, log *slog.Logger) error {
+	// The limit comes first: the server must see the TLS connections themselves.
+	for i, l := range d.registry {
+		d.registry[i] = netutil.LimitListener(l, maxConnections)
+	}
+	for i, l := range d.forward {
+		// The connections of tunnels count here until they end.
+		d.forward[i] = netutil.LimitListener(l, maxConnections)
+	}
 	d.api = newServer(registry, log)
 	d.api.ConnContext = proxy.ConnContext
 	if !c.wantsCA() {
@@ -136,14 +144,13 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 func (d *doors) serve(ctx context.Context) error {
 	failed := make(chan error, len(d.registry)+len(d.forward)+1)
 	for _, l := range d.registry {
-		go func() { failed <- d.api.Serve(netutil.LimitListener(l, maxConnections)) }()
+		go func() { failed <- d.api.Serve(l) }()
 	}
 	if d.proxy != nil {
 		go func() { failed <- d.api.Serve(d.mitm.Tunnels()) }()
 	}
 	for _, l := range d.forward {
-		// The connections of tunnels count here until they end.
-		go func() { failed <- d.proxy.Serve(netutil.LimitListener(l, maxConnections)) }()
+		go func() { failed <- d.proxy.Serve(l) }()
 	}
 	select {
 	case err := <-failed:
