@@ -17,6 +17,9 @@ import (
 type Env struct {
 	// Name of the variable; "" is DOCKER_AUTH_CONFIG.
 	Name string
+	// Value is the content, where the caller has read it already. Left empty,
+	// the variable is read when it is needed, and nothing secret lies in Env.
+	Value Secret
 	// LookupEnv reads the environment; nil means os.LookupEnv.
 	LookupEnv func(string) (string, bool)
 
@@ -76,7 +79,10 @@ func (e *Env) parsed() (*authConfig, error) {
 		if lookup == nil {
 			lookup = os.LookupEnv
 		}
-		value, _ := lookup(e.name())
+		value := e.Value.Reveal()
+		if value == "" {
+			value, _ = lookup(e.name())
+		}
 		if value == "" {
 			return
 		}

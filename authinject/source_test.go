@@ -126,6 +126,10 @@ func TestTheEnvironmentHoldsAccounts(t *testing.T) {
 	if hosts, err := e.Hosts(t.Context()); err != nil || !slices.Equal(hosts, []string{"ghcr.io"}) {
 		t.Errorf("got hosts %q and %v", hosts, err)
 	}
+	given := &Env{Value: Secret(`{"auths":{"ghcr.io":{"auth":"` + b64("given:pw") + `"}}}`)}
+	if got, err := given.Credential(t.Context(), oci.Repo{Host: "ghcr.io"}); got.Username != "given" || err != nil {
+		t.Errorf("given: got %q and %v", got.Username, err)
+	}
 	if _, err := envOf("").Credential(t.Context(), oci.Repo{Host: "ghcr.io"}); !errors.Is(err, ErrNone) {
 		t.Errorf("unset: got %v, want ErrNone", err)
 	}

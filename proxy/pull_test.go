@@ -50,35 +50,41 @@ func count(requests []string, prefix string) (n int) {
 	return n
 }
 
+// lies are what an upstream may send in place of the blob.
+func lies(blob, flipped []byte) map[string]func(http.ResponseWriter) {
+	size := len(blob)
+	return map[string]func(http.ResponseWriter){
+		"the last byte is wrong": func(w http.ResponseWriter) { _, _ = w.Write(flipped) },
+		"it ends early":          func(w http.ResponseWriter) { _, _ = w.Write(blob[:size-1]) },
+		"it ends early and says the right length": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", strconv.Itoa(size))
+			_, _ = w.Write(blob[:size/2])
+		},
+		"it goes on":    func(w http.ResponseWriter) { _, _ = w.Write(append(bytes.Clone(blob), 'x')) },
+		"nothing comes": func(w http.ResponseWriter) { w.WriteHeader(200) },
+		"it is compressed": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(blob)
+		},
+		"it is named otherwise": func(w http.ResponseWriter) {
+			w.Header().Set("Docker-Content-Digest", digest.FromString("x").String())
+			_, _ = w.Write(blob)
+		},
+		"the connection breaks": func(w http.ResponseWriter) {
+			_, _ = w.Write(blob[:size/2])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+	}
+}
+
 func TestBytesThatAreNotTheBlobNeverReachTheCacheOrTheClient(t *testing.T) {
 	for _, size := range []int{1000, 3 << 20} {
 		blob := blobOf(size)
 		d := digest.FromBytes(blob)
 		flipped := bytes.Clone(blob)
 		flipped[size-1] ^= 1
-		for name, serve := range map[string]func(http.ResponseWriter){
-			"the last byte is wrong": func(w http.ResponseWriter) { _, _ = w.Write(flipped) },
-			"it ends early":          func(w http.ResponseWriter) { _, _ = w.Write(blob[:size-1]) },
-			"it ends early and says the right length": func(w http.ResponseWriter) {
-				w.Header().Set("Content-Length", strconv.Itoa(size))
-				_, _ = w.Write(blob[:size/2])
-			},
-			"it goes on":    func(w http.ResponseWriter) { _, _ = w.Write(append(bytes.Clone(blob), 'x')) },
-			"nothing comes": func(w http.ResponseWriter) { w.WriteHeader(200) },
-			"it is compressed": func(w http.ResponseWriter) {
-				w.Header().Set("Content-Encoding", "gzip")
-				_, _ = w.Write(blob)
-			},
-			"it is named otherwise": func(w http.ResponseWriter) {
-				w.Header().Set("Docker-Content-Digest", digest.FromString("x").String())
-				_, _ = w.Write(blob)
-			},
-			"the connection breaks": func(w http.ResponseWriter) {
-				_, _ = w.Write(blob[:size/2])
-				w.(http.Flusher).Flush()
-				panic(http.ErrAbortHandler)
-			},
-		} {
+		for name, serve := range lies(blob, flipped) {
 			for _, part := range []string{"", "Range: bytes=0-9"} {
 				t.Run(fmt.Sprint(name, " ", size, " ", part), func(t *testing.T) {
 					t.Parallel()
@@ -101,7 +107,7 @@ func TestBytesThatAreNotTheBlobNeverReachTheCacheOrTheClient(t *testing.T) {
 							t.Errorf("%s %s", code, message)
 						}
 						r.hasHeaders(got, flags{"Docker-Content-Digest": "", "Content-Disposition": ""})
-					case got.err == nil || digest.FromBytes(got.body) == d || part != "":
+					case got.err == nil || part != "":
 						t.Errorf("status %d, %d bytes, %v: the client cannot see that they are wrong", got.status, len(got.body), got.err)
 					}
 					if _, err := r.door.Cache.Stat(t.Context(), d); err == nil {

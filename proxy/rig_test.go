@@ -207,8 +207,7 @@ func image(blobs ...[]byte) []byte {
 	return []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, oci.MediaTypeOCIManifest, parts[0], strings.Join(parts[1:], ",")))
 }
 
-// flags are headers of a test table: name to value, "" for one that must be
-// absent.
+// flags are headers, name to value; "" for one that must be absent.
 type flags map[string]string
 
 func (r *rig) hasHeaders(got reply, want flags) {

@@ -27,50 +27,53 @@ func testRoutes(defaultUpstream string) *Routes {
 	}
 }
 
+// routed are names as clients write them and what they mean.
+var routed = []struct {
+	name                string
+	def, namespace, ask string
+	want                string // "" for NAME_UNKNOWN
+}{
+	{"a configured host", "", "", "registry.test/acme/app", "registry.test/acme/app"},
+	{"a host that the user is logged in to", "", "", "ghcr.io/acme/app", "ghcr.io/acme/app"},
+	{"localhost is a host", "", "", "localhost/app", "localhost/app"},
+	{"an alias with the upstream's prefix", "", "", "corp/app", "corp.test:8443/team/sub/app"},
+	{"another alias", "", "", "c/a/b", "corp.test:8443/team/sub/a/b"},
+	{"an alias alone is no repository", "", "", "corp", ""},
+	{"an alias alone belongs to the default", "registry.test", "", "corp", "registry.test/corp"},
+	{"a prefix without an alias", "", "", "mirror.test/app", "mirror.test/hub/app"},
+	{"the default", "registry.test", "", "acme/app", "registry.test/acme/app"},
+	{"one component and the default", "registry.test", "", "app", "registry.test/app"},
+	{"the default by another spelling", "index.docker.io", "", "alpine", "docker.io/library/alpine"},
+	{"a host goes before the default", "registry.test", "", "ghcr.io/acme/app", "ghcr.io/acme/app"},
+	{"an unknown host does not become a repository of the default", "registry.test", "", "evil.test/app", ""},
+	{"docker.io's official images", "", "", "docker.io/alpine", "docker.io/library/alpine"},
+	{"docker.io's other images", "", "", "docker.io/acme/app", "docker.io/acme/app"},
+	{"docker.io's old name", "", "", "index.docker.io/alpine", "docker.io/library/alpine"},
+	{"docker.io's server", "", "", "registry-1.docker.io/alpine", "docker.io/library/alpine"},
+	{"a name beside the path", "", "ghcr.io", "acme/app", "ghcr.io/acme/app"},
+	{"a name beside the path in upper case", "", "GHCR.io", "acme/app", "ghcr.io/acme/app"},
+	{"a name beside the path with a dot at its end", "", "ghcr.io.", "acme/app", "ghcr.io/acme/app"},
+	{"a name beside and in the path", "", "ghcr.io", "ghcr.io/acme/app", "ghcr.io/acme/app"},
+	{"another name beside than in the path", "", "ghcr.io", "registry.test/acme/app", "ghcr.io/registry.test/acme/app"},
+	{"the name beside goes before an alias", "", "ghcr.io", "corp/app", "ghcr.io/corp/app"},
+	{"the name beside goes before the default", "registry.test", "docker.io", "alpine", "docker.io/library/alpine"},
+	{"a name beside with a port", "", "corp.test:8443", "app", "corp.test:8443/team/sub/app"},
+	{"an address beside", "", "[fd00::1]:5000", "app", "[fd00::1]:5000/app"},
+	{"an unknown name beside", "registry.test", "evil.test", "acme/app", ""},
+	{"an alias is no name beside", "", "corp", "app", ""},
+	{"an unknown host", "", "", "evil.test/app", ""},
+	{"the metadata service", "", "", "169.254.169.254/latest", ""},
+	{"no host and no default", "", "", "acme/app", ""},
+	{"userinfo beside", "", "user@ghcr.io", "acme/app", ""},
+	{"a path beside", "", "ghcr.io/evil", "acme/app", ""},
+	{"a scheme beside", "", "https://ghcr.io", "acme/app", ""},
+	{"a zone beside", "", "[fe80::1%eth0]:5000", "acme/app", ""},
+	{"two dots beside", "", "ghcr.io..", "acme/app", ""},
+	{"a line beside", "", "ghcr.io\r\nX: y", "acme/app", ""},
+}
+
 func TestNamesFindTheirUpstream(t *testing.T) {
-	for _, test := range []struct {
-		name                string
-		def, namespace, ask string
-		want                string // "" for NAME_UNKNOWN
-	}{
-		{"a configured host", "", "", "registry.test/acme/app", "registry.test/acme/app"},
-		{"a host that the user is logged in to", "", "", "ghcr.io/acme/app", "ghcr.io/acme/app"},
-		{"localhost is a host", "", "", "localhost/app", "localhost/app"},
-		{"an alias with the upstream's prefix", "", "", "corp/app", "corp.test:8443/team/sub/app"},
-		{"another alias", "", "", "c/a/b", "corp.test:8443/team/sub/a/b"},
-		{"an alias alone is no repository", "", "", "corp", ""},
-		{"an alias alone belongs to the default", "registry.test", "", "corp", "registry.test/corp"},
-		{"a prefix without an alias", "", "", "mirror.test/app", "mirror.test/hub/app"},
-		{"the default", "registry.test", "", "acme/app", "registry.test/acme/app"},
-		{"one component and the default", "registry.test", "", "app", "registry.test/app"},
-		{"the default by another spelling", "index.docker.io", "", "alpine", "docker.io/library/alpine"},
-		{"a host goes before the default", "registry.test", "", "ghcr.io/acme/app", "ghcr.io/acme/app"},
-		{"an unknown host does not become a repository of the default", "registry.test", "", "evil.test/app", ""},
-		{"docker.io's official images", "", "", "docker.io/alpine", "docker.io/library/alpine"},
-		{"docker.io's other images", "", "", "docker.io/acme/app", "docker.io/acme/app"},
-		{"docker.io's old name", "", "", "index.docker.io/alpine", "docker.io/library/alpine"},
-		{"docker.io's server", "", "", "registry-1.docker.io/alpine", "docker.io/library/alpine"},
-		{"a name beside the path", "", "ghcr.io", "acme/app", "ghcr.io/acme/app"},
-		{"a name beside the path in upper case", "", "GHCR.io", "acme/app", "ghcr.io/acme/app"},
-		{"a name beside the path with a dot at its end", "", "ghcr.io.", "acme/app", "ghcr.io/acme/app"},
-		{"a name beside and in the path", "", "ghcr.io", "ghcr.io/acme/app", "ghcr.io/acme/app"},
-		{"another name beside than in the path", "", "ghcr.io", "registry.test/acme/app", "ghcr.io/registry.test/acme/app"},
-		{"the name beside goes before an alias", "", "ghcr.io", "corp/app", "ghcr.io/corp/app"},
-		{"the name beside goes before the default", "registry.test", "docker.io", "alpine", "docker.io/library/alpine"},
-		{"a name beside with a port", "", "corp.test:8443", "app", "corp.test:8443/team/sub/app"},
-		{"an address beside", "", "[fd00::1]:5000", "app", "[fd00::1]:5000/app"},
-		{"an unknown name beside", "registry.test", "evil.test", "acme/app", ""},
-		{"an alias is no name beside", "", "corp", "app", ""},
-		{"an unknown host", "", "", "evil.test/app", ""},
-		{"the metadata service", "", "", "169.254.169.254/latest", ""},
-		{"no host and no default", "", "", "acme/app", ""},
-		{"userinfo beside", "", "user@ghcr.io", "acme/app", ""},
-		{"a path beside", "", "ghcr.io/evil", "acme/app", ""},
-		{"a scheme beside", "", "https://ghcr.io", "acme/app", ""},
-		{"a zone beside", "", "[fe80::1%eth0]:5000", "acme/app", ""},
-		{"two dots beside", "", "ghcr.io..", "acme/app", ""},
-		{"a line beside", "", "ghcr.io\r\nX: y", "acme/app", ""},
-	} {
+	for _, test := range routed {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			got, err := testRoutes(test.def).Route(t.Context(), test.namespace, test.ask)

@@ -20,68 +20,74 @@ func (r *rig) patch(location string, body []byte, headers ...string) string {
 	return r.want(http.StatusAccepted, "PATCH", location, body, headers...).header.Get("Location")
 }
 
+func sum(b []byte) string { return "?digest=" + digest.FromBytes(b).String() }
+
+func sum512(b []byte) string { return "?digest=" + digest.SHA512.FromBytes(b).String() }
+
+var someBlob = blobOf(3<<20 + 17)
+
+// styles are the ways in which clients push a blob.
+var styles = []struct {
+	name string
+	blob []byte
+	d    digest.Digest
+	push func(r *rig, blob []byte) reply
+}{
+	{"POST and PUT with the whole body", someBlob, "", func(r *rig, b []byte) reply {
+		return r.want(201, "PUT", r.begin(app)+sum(b), b)
+	}},
+	{"POST and PUT of a streamed body", someBlob, "", func(r *rig, b []byte) reply {
+		got, err := r.try("PUT", r.begin(app)+sum(b), stream(b))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return got
+	}},
+	{"POST, one streamed PATCH and an empty PUT", someBlob, "", func(r *rig, b []byte) reply {
+		got, err := r.try("PATCH", r.begin(app), stream(b))
+		if err != nil || got.status != 202 {
+			r.t.Fatal(got.status, err)
+		}
+		return r.want(201, "PUT", got.header.Get("Location")+sum(b), nil)
+	}},
+	{"PATCHes without a range and the rest in the PUT", someBlob, "", func(r *rig, b []byte) reply {
+		at := r.patch(r.patch(r.begin(app), b[:1000]), b[1000:2000000])
+		return r.want(201, "PUT", at+sum(b), b[2000000:])
+	}},
+	{"chunks with ranges, the last in the PUT", someBlob, "", func(r *rig, b []byte) reply {
+		at := r.patch(r.begin(app), b[:1<<20], fmt.Sprintf("Content-Range: 0-%d", 1<<20-1))
+		at = r.patch(at, b[1<<20:2<<20], fmt.Sprintf("Content-Range: %d-%d", 1<<20, 2<<20-1))
+		return r.want(201, "PUT", at+sum(b), b[2<<20:], fmt.Sprintf("Content-Range: %d-%d", 2<<20, len(b)-1))
+	}},
+	{"one chunk with the range of HTTP and a stray digest", someBlob, "", func(r *rig, b []byte) reply {
+		at := r.patch(r.begin(app)+sum(b), b, fmt.Sprintf("Content-Range: bytes 0-%d/*", len(b)-1))
+		return r.want(201, "PUT", at+sum(b), nil)
+	}},
+	{"one POST", someBlob, "", func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads/"+sum(b), b) }},
+	{"one POST without the last slash", someBlob, "", func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads"+sum(b), b) }},
+	{"a declined mount and PUT", someBlob, "", func(r *rig, b []byte) reply {
+		at := r.want(202, "POST", app+"/blobs/uploads/?mount="+digest.FromBytes(b).String()+"&from=registry.test/acme/base", nil).header.Get("Location")
+		return r.want(201, "PUT", at+sum(b), b)
+	}},
+	{"a crane POST with a content type, from and origin but no mount", someBlob, "", func(r *rig, b []byte) reply {
+		at := r.want(202, "POST", app+"/blobs/uploads/?from=a/b&origin=x.test", []byte("{}"), "Content-Type: application/json").header.Get("Location")
+		return r.want(201, "PUT", at+sum(b), b)
+	}},
+	{"an empty blob by POST and PUT", nil, "", func(r *rig, b []byte) reply { return r.want(201, "PUT", r.begin(app)+sum(b), nil) }},
+	{"an empty blob by one POST", nil, "", func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads/"+sum(b), nil) }},
+	{"the empty JSON object", []byte("{}"), "", func(r *rig, b []byte) reply { return r.want(201, "PUT", r.patch(r.begin(app), b)+sum(b), nil) }},
+	{"sha512 that the POST announces", someBlob, digest.SHA512.FromBytes(someBlob), func(r *rig, b []byte) reply {
+		at := r.want(202, "POST", app+"/blobs/uploads/?digest-algorithm=sha512", nil).header.Get("Location")
+		return r.want(201, "PUT", at+sum512(b), b)
+	}},
+	{"sha512 that only the PUT names", someBlob, digest.SHA512.FromBytes(someBlob), func(r *rig, b []byte) reply {
+		return r.want(201, "PUT", r.patch(r.begin(app), b)+sum512(b), nil)
+	}},
+	{"sha512 by one POST", someBlob, digest.SHA512.FromBytes(someBlob), func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads/"+sum512(b), b) }},
+}
+
 func TestEveryStyleOfPushStoresTheBlob(t *testing.T) {
-	blob := blobOf(3<<20 + 17)
-	sum := func(b []byte) string { return "?digest=" + digest.FromBytes(b).String() }
-	sum512 := func(b []byte) string { return "?digest=" + digest.SHA512.FromBytes(b).String() }
-	for _, test := range []struct {
-		name string
-		blob []byte
-		d    digest.Digest
-		push func(r *rig, blob []byte) reply
-	}{
-		{"POST and PUT with the whole body", blob, "", func(r *rig, b []byte) reply {
-			return r.want(201, "PUT", r.begin(app)+sum(b), b)
-		}},
-		{"POST and PUT of a streamed body", blob, "", func(r *rig, b []byte) reply {
-			got, err := r.try("PUT", r.begin(app)+sum(b), stream(b))
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			return got
-		}},
-		{"POST, one streamed PATCH and an empty PUT", blob, "", func(r *rig, b []byte) reply {
-			got, err := r.try("PATCH", r.begin(app), stream(b))
-			if err != nil || got.status != 202 {
-				r.t.Fatal(got.status, err)
-			}
-			return r.want(201, "PUT", got.header.Get("Location")+sum(b), nil)
-		}},
-		{"PATCHes without a range and the rest in the PUT", blob, "", func(r *rig, b []byte) reply {
-			at := r.patch(r.patch(r.begin(app), b[:1000]), b[1000:2000000])
-			return r.want(201, "PUT", at+sum(b), b[2000000:])
-		}},
-		{"chunks with ranges, the last in the PUT", blob, "", func(r *rig, b []byte) reply {
-			at := r.patch(r.begin(app), b[:1<<20], fmt.Sprintf("Content-Range: 0-%d", 1<<20-1))
-			at = r.patch(at, b[1<<20:2<<20], fmt.Sprintf("Content-Range: %d-%d", 1<<20, 2<<20-1))
-			return r.want(201, "PUT", at+sum(b), b[2<<20:], fmt.Sprintf("Content-Range: %d-%d", 2<<20, len(b)-1))
-		}},
-		{"one chunk with the range of HTTP and a stray digest", blob, "", func(r *rig, b []byte) reply {
-			at := r.patch(r.begin(app)+sum(b), b, fmt.Sprintf("Content-Range: bytes 0-%d/*", len(b)-1))
-			return r.want(201, "PUT", at+sum(b), nil)
-		}},
-		{"one POST", blob, "", func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads/"+sum(b), b) }},
-		{"one POST without the last slash", blob, "", func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads"+sum(b), b) }},
-		{"a declined mount and PUT", blob, "", func(r *rig, b []byte) reply {
-			at := r.want(202, "POST", app+"/blobs/uploads/?mount="+digest.FromBytes(b).String()+"&from=registry.test/acme/base", nil).header.Get("Location")
-			return r.want(201, "PUT", at+sum(b), b)
-		}},
-		{"a crane POST with a content type, from and origin but no mount", blob, "", func(r *rig, b []byte) reply {
-			at := r.want(202, "POST", app+"/blobs/uploads/?from=a/b&origin=x.test", []byte("{}"), "Content-Type: application/json").header.Get("Location")
-			return r.want(201, "PUT", at+sum(b), b)
-		}},
-		{"an empty blob by POST and PUT", nil, "", func(r *rig, b []byte) reply { return r.want(201, "PUT", r.begin(app)+sum(b), nil) }},
-		{"an empty blob by one POST", nil, "", func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads/"+sum(b), nil) }},
-		{"the empty JSON object", []byte("{}"), "", func(r *rig, b []byte) reply { return r.want(201, "PUT", r.patch(r.begin(app), b)+sum(b), nil) }},
-		{"sha512 that the POST announces", blob, digest.SHA512.FromBytes(blob), func(r *rig, b []byte) reply {
-			at := r.want(202, "POST", app+"/blobs/uploads/?digest-algorithm=sha512", nil).header.Get("Location")
-			return r.want(201, "PUT", at+sum512(b), b)
-		}},
-		{"sha512 that only the PUT names", blob, digest.SHA512.FromBytes(blob), func(r *rig, b []byte) reply {
-			return r.want(201, "PUT", r.patch(r.begin(app), b)+sum512(b), nil)
-		}},
-		{"sha512 by one POST", blob, digest.SHA512.FromBytes(blob), func(r *rig, b []byte) reply { return r.want(201, "POST", app+"/blobs/uploads/"+sum512(b), b) }},
-	} {
+	for _, test := range styles {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)

@@ -12,12 +12,14 @@ import (
 	"pushproxy/tests/parts"
 )
 
-func TestABadStartNamesTheThingAndTheRemedy(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name   string
-		change func(t *testing.T, r *rig) (words []string) // words that the message must have
-	}{
+// badStart is a configuration, or a machine, that serve must refuse.
+type badStart struct {
+	name   string
+	change func(t *testing.T, r *rig) (words []string) // words that the message must have
+}
+
+func badStarts() []badStart {
+	return []badStart{
 		{"an unknown key", func(t *testing.T, r *rig) []string {
 			return r.raw(t, `{"litsen": ["127.0.0.1:5001"]}`, "litsen")
 		}},
@@ -55,7 +57,12 @@ func TestABadStartNamesTheThingAndTheRemedy(t *testing.T) {
 			r.config.DataDir = other.config.DataDir
 			return r.written(t, r.config.DataDir, "another")
 		}},
-	} {
+	}
+}
+
+func TestABadStartNamesTheThingAndTheRemedy(t *testing.T) {
+	t.Parallel()
+	for _, c := range badStarts() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := prepare(t, "http://127.0.0.1:1", nil)
