@@ -49,7 +49,8 @@ func (b *blob) look(ctx context.Context) (bool, error) {
 }
 
 // upload sends the blob from the cache, unless somebody else is sending it:
-// then it waits for the end of that and asks the upstream again.
+// then it waits for the end of that and asks the upstream again. Only who may
+// upload gets to wait: to wait is to learn that the blob is on its way.
 func (b *blob) upload(ctx context.Context) (How, error) {
 	if !b.cached {
 		return "", oci.ErrManifestBlobUnknown.With(
@@ -62,6 +63,9 @@ func (b *blob) upload(ctx context.Context) (How, error) {
 			defer free()
 			return Uploaded, b.send(ctx)
 		}
+		if err := b.start(ctx); err != nil {
+			return "", err
+		}
 		select {
 		case <-busy:
 		case <-ctx.Done():
@@ -73,6 +77,14 @@ func (b *blob) upload(ctx context.Context) (How, error) {
 	}
 }
 
+// start opens a session where no declined mount has left one.
+func (b *blob) start(ctx context.Context) (err error) {
+	if b.session == nil {
+		b.session, _, err = b.t.Client.StartUpload(ctx, b.repo, b.Digest, "")
+	}
+	return err
+}
+
 // send uploads the blob when its turn has come.
 func (b *blob) send(ctx context.Context) (err error) {
 	lane := b.f.lane(b.repo.Host)
@@ -81,10 +93,8 @@ func (b *blob) send(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { lane.release(place, err) }()
-	if b.session == nil {
-		if b.session, _, err = b.t.Client.StartUpload(ctx, b.repo, b.Digest, ""); err != nil {
-			return err
-		}
+	if err := b.start(ctx); err != nil {
+		return err
 	}
 	b.tell(b.f, Event{Status: Pushing})
 	err = b.session.Send(ctx, b.Size, func() (io.ReadCloser, error) { return b.open(ctx) })

@@ -1,14 +1,11 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -133,6 +130,29 @@ func TestAnIndexOfUnknownChildrenIsTheUpstreamsToJudge(t *testing.T) {
 	r.reg.AddManifest("app", "", child.MediaType, child.Raw)
 	r.pushed("ann", "app", "v1", index)
 	r.saw("HEAD app:child1", "PUT app:v1")
+	r.pushed("ann", "app", "v2", r.indexWith("again", child))
+	r.saw("PUT app:v2")
+}
+
+func TestAnIndexDoesNotBringAnothersManifestBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	one := r.blob("one", tiny)
+	r.give("ann", one)
+	child := r.image(one)
+	_, err := r.push("ann", "app", "", child)
+	noError(t, err)
+	noError(t, r.target("ann").Client.DeleteManifest(t.Context(), repo("app"), child.Digest(digest.SHA256).String()))
+	r.requests()
+	if _, err := r.push("bob", "app", "v1", r.index(child)); !errors.Is(err, oci.ErrManifestBlobUnknown) {
+		t.Errorf("error: %v", err)
+	}
+	r.saw("HEAD app:child1", "PUT app:v1", "HEAD app:child1", "PUT app:v1")
+	// Nor does it take one's own from another repository: it need not belong there.
+	if _, err := r.push("ann", "other", "v1", r.index(child)); !errors.Is(err, oci.ErrManifestBlobUnknown) {
+		t.Errorf("error: %v", err)
+	}
+	r.saw("HEAD other:child1", "PUT other:v1", "HEAD other:child1", "PUT other:v1")
 }
 
 func TestIndexesMayNotNestWithoutEnd(t *testing.T) {
@@ -203,59 +223,5 @@ func TestABlobThatLeavesTheCacheInTheLastMomentIsAskedForAgain(t *testing.T) {
 	g.pass()
 	if _, err := p.Wait(t.Context()); !errors.Is(err, oci.ErrManifestBlobUnknown) {
 		t.Errorf("error: %v", err)
-	}
-}
-
-func TestWhatWasSeenLongAgoIsLookedForAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := memoryRig(t, &upstreamtest.Registry{})
-		layer := r.blob("layer", large)
-		r.give("ann", layer)
-		m := r.image(layer)
-		_, err := r.Blob(t.Context(), r.target("ann"), repo("app"), m.Blobs[0], "")
-		noError(t, err)
-		r.requests()
-		time.Sleep(presenceFor + time.Second)
-		r.pushed("ann", "app", "v1", m)
-		r.saw("HEAD app layer", "PUT app:v1")
-		time.Sleep(presenceFor + time.Second)
-		r.pushed("ann", "app", "v2", m)
-		r.saw("HEAD app:v2", "PUT app:v2")
-	})
-}
-
-func TestADeletedBlobIsNotBelievedUntilItIsPushedAgain(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", large)
-	d := digest.FromBytes(layer)
-	target := r.target("ann")
-	believed := func() bool {
-		known, err := r.believed(t.Context(), ownerOf("ann"), repo("app"), d)
-		noError(t, err)
-		return known
-	}
-	noError(t, r.Seen(t.Context(), target, repo("app"), d, large))
-	if !believed() {
-		t.Error("what the upstream showed is not believed")
-	}
-	noError(t, r.Deleted(t.Context(), target, repo("app"), d))
-	if believed() {
-		t.Error("what the upstream deleted is believed")
-	}
-	noError(t, r.Received(t.Context(), repo("app"), d))
-	if _, known, _ := r.meta.Presence(t.Context(), repo("app"), d); known || believed() {
-		t.Error("the mark of the deletion is left, or receiving a blob is taken for the upstream's word")
-	}
-	broken := r.target("ann")
-	broken.Owner = func(context.Context, oci.Repo) (metadata.Owner, error) {
-		return metadata.Owner{}, errors.New("helper failed")
-	}
-	if err := r.Deleted(t.Context(), broken, repo("app"), d); err == nil || believed() {
-		t.Errorf("deletion without a credential: %v", err)
-	}
-	if p, _, _ := r.meta.Presence(t.Context(), repo("app"), d); p.How != metadata.Deleted {
-		t.Error("the deletion is not marked")
 	}
 }

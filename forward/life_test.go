@@ -3,7 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,17 +17,6 @@ import (
 	"pushproxy/oci"
 	"pushproxy/upstream/upstreamtest"
 )
-
-// held is a rig whose upstream holds every request that match is true for.
-func held(t *testing.T, match func(*http.Request) bool) (*rig, *gate) {
-	g := hold(t)
-	return memoryRig(t, &upstreamtest.Registry{Fail: func(req *http.Request) int {
-		if match(req) {
-			g.wait(req)
-		}
-		return 0
-	}}), g
-}
 
 func TestCloseLetsPushesFinish(t *testing.T) {
 	t.Parallel()
@@ -114,7 +103,13 @@ func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
 		if _, err := again.Wait(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("the waiter that left again: %v", err)
 		}
-		time.Sleep(rejoinFor + time.Second)
+		time.Sleep(rejoinFor - time.Second)
+		p.abandon()
+		anew, err := r.Submit(t.Context(), job)
+		noError(t, err)
+		if anew == p {
+			t.Error("a push was joined that is being cancelled")
+		}
 		synctest.Wait()
 		select {
 		case <-p.done:
@@ -124,14 +119,28 @@ func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
 		default:
 			t.Error("the abandoned push goes on")
 		}
-		anew, err := r.Submit(t.Context(), job)
-		noError(t, err)
-		if anew == p {
-			t.Error("a push was joined that is being cancelled")
-		}
 		g.pass()
 		_, err = anew.Wait(t.Context())
 		noError(t, err)
+	})
+}
+
+func TestAPushWhoseClientStaysAwayIsCancelled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := held(t, isBlobPut)
+		config := r.blob("config", tiny)
+		r.give("ann", config)
+		ctx, gone := context.WithCancel(t.Context())
+		gone()
+		p, err := r.Submit(ctx, r.job("ann", "app", "v1", r.image(config)))
+		noError(t, err)
+		_, _ = p.Wait(ctx)
+		left := time.Now()
+		<-p.done
+		if after := time.Since(left); after != rejoinFor || !errors.Is(p.err, errAbandoned) {
+			t.Errorf("ended after %s: %v", after, p.err)
+		}
 	})
 }
 
@@ -150,6 +159,8 @@ func TestAPushThatSomebodyStillWaitsForIsNotCancelled(t *testing.T) {
 		gone()
 		_, _ = first.Wait(ctx)
 		time.Sleep(2 * rejoinFor)
+		// The minute may end in the moment in which somebody comes back.
+		second.abandon()
 		g.pass()
 		_, err = second.Wait(t.Context())
 		noError(t, err)
@@ -159,7 +170,58 @@ func TestAPushThatSomebodyStillWaitsForIsNotCancelled(t *testing.T) {
 	})
 }
 
-func TestWatchersSeeEveryStateAndNeverSlowAPush(t *testing.T) {
+// states returns the states that watchers are told of while do runs.
+func (r *rig) states(do func()) string {
+	ctx, stop := context.WithCancel(r.t.Context())
+	events := r.Watch(ctx)
+	do()
+	stop()
+	synctest.Wait()
+	states := map[string]bool{}
+	for e := range events {
+		if e.When.IsZero() || e.Principal != "ann" || e.Repo.Host != host || e.Digest == "" {
+			r.t.Errorf("event: %+v", e)
+		}
+		states[string(e.Status)] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(states)), ", ")
+}
+
+func TestWatchersSeeEveryState(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		config, layer, missing := r.blob("config", tiny), r.blob("layer", large), r.blob("missing", large)
+		r.give("ann", config, layer)
+		m, lacking := r.image(config, layer), r.image(missing)
+		push := func(name, tag string, m oci.Manifest) func() {
+			return func() { _, _ = r.push("ann", name, tag, m) }
+		}
+		for _, test := range []struct {
+			what string
+			do   func()
+			want string
+		}{
+			{"a first push", push("app", "v1", m), "Preparing, Pushed, Pushing, Waiting"},
+			{"another tag", push("app", "v2", m), "Layer already exists, Preparing, Pushed"},
+			{"another repository", push("second", "v1", m), "Mounted from, Preparing, Pushed"},
+			{"a failure", push("app", "v1", lacking), "Failed, Preparing"},
+			{"a blob's failure", func() {
+				_, _ = r.Blob(t.Context(), r.target("ann"), repo("app"), lacking.Blobs[0], "")
+			}, "Failed, Preparing"},
+			{"a blob that is there", func() {
+				r.reg.AddBlob("app", missing)
+				r.pushed("ann", "app", "v3", lacking)
+			}, "Layer already exists, Preparing, Pushed"},
+		} {
+			if got := r.states(test.do); got != test.want {
+				t.Errorf("%s: %s; want %s", test.what, got, test.want)
+			}
+		}
+	})
+}
+
+func TestWatchersNeverSlowAPush(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})
@@ -171,48 +233,10 @@ func TestWatchersSeeEveryStateAndNeverSlowAPush(t *testing.T) {
 		if _, open := <-left; open {
 			t.Error("the channel of a watcher that left is open")
 		}
-		config, layer := r.blob("config", tiny), r.blob("layer", large)
-		r.give("ann", config, layer)
-		seen := func(push func()) string {
-			ctx, stop := context.WithCancel(t.Context())
-			events := r.Watch(ctx)
-			push()
-			stop()
-			synctest.Wait()
-			states := map[Status]bool{}
-			for e := range events {
-				if e.When.IsZero() || e.Principal != "ann" || e.Repo.Host != host || e.Digest == "" {
-					t.Errorf("event: %+v", e)
-				}
-				states[e.Status] = true
-			}
-			var list []string
-			for s := range states {
-				list = append(list, string(s))
-			}
-			slices.Sort(list)
-			return strings.Join(list, ", ")
-		}
-		m := r.image(config, layer)
-		for _, test := range []struct{ name, tag, want string }{
-			{"app", "v1", "Preparing, Pushed, Pushing, Waiting"},
-			{"app", "v2", "Layer already exists, Preparing, Pushed"},
-			{"second", "v1", "Mounted from, Preparing, Pushed"},
-		} {
-			if got := seen(func() { r.pushed("ann", test.name, test.tag, m) }); got != test.want {
-				t.Errorf("%s:%s: %s; want %s", test.name, test.tag, got, test.want)
-			}
-		}
-		missing := r.image(r.blob("missing", large))
-		if got := seen(func() { _, _ = r.push("ann", "app", "v1", missing) }); got != "Failed, Preparing" {
-			t.Errorf("a failure: %s", got)
-		}
-		r.reg.AddBlob("app", r.blob("missing", large))
-		if got := seen(func() { r.pushed("ann", "app", "v3", missing) }); got != "Layer already exists, Preparing, Pushed" {
-			t.Errorf("a blob that is there: %s", got)
-		}
-		for i := range 2 * watcherBuffer {
-			r.pushed("ann", "app", fmt.Sprint("n", i%2), m)
+		config := r.blob("config", tiny)
+		r.give("ann", config)
+		for range watcherBuffer {
+			r.pushed("ann", "app", "v1", r.image(config))
 		}
 		if len(stuck) != watcherBuffer {
 			t.Errorf("the watcher that does not read has %d events", len(stuck))

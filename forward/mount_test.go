@@ -11,7 +11,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"pushproxy/metadata"
 	"pushproxy/oci"
 	"pushproxy/upstream/upstreamtest"
 )
@@ -250,50 +249,4 @@ func TestAnUpstreamThatLiesAboutMountsGetsTheBytes(t *testing.T) {
 	}
 	r.saw("POST second mount config from app", "POST second mount layer from app", "PUT second:v1",
 		"HEAD second config", "POST second", "PUT second config", "HEAD second layer", "POST second", "PUT second layer", "PUT second:v1")
-}
-
-func TestWhatAManifestWasSeenToNameCanBeMountedLater(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", large)
-	d := r.reg.AddBlob("base", layer)
-	m := r.image(layer)
-	m.Blobs = append(m.Blobs, oci.Descriptor{Digest: digest.FromString("foreign"), URLs: []string{"https://elsewhere.test/"}})
-	r.Learn(r.target("ann"), repo("base"), m)
-	noError(t, r.Close(t.Context()))
-	for principal, want := range map[string]int{"ann": 1, "bob": 0} {
-		sources, err := r.meta.Sources(t.Context(), ownerOf(principal), d, host)
-		if err != nil || len(sources) != want {
-			t.Errorf("%s has the sources %v, %v", principal, sources, err)
-		}
-	}
-	if sources, _ := r.meta.Sources(t.Context(), ownerOf("ann"), digest.FromString("foreign"), host); len(sources) > 0 {
-		t.Error("a foreign layer is taken to be in the repository")
-	}
-	if _, known, _ := r.meta.Presence(t.Context(), repo("base"), d); known {
-		t.Error("a manifest was taken for the upstream's word on a blob")
-	}
-}
-
-func TestFactsAgeByTheirEvidence(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	for _, test := range []struct {
-		how  metadata.Evidence
-		age  time.Duration
-		want bool
-	}{
-		{metadata.Uploaded, presenceFor - time.Second, true},
-		{metadata.Uploaded, presenceFor + time.Second, false},
-		{metadata.Mounted, presenceFor + time.Second, false},
-		{metadata.Seen, presenceFor + time.Second, false},
-		{metadata.Named, presenceFor + time.Second, true},
-		{metadata.Named, namedFor + time.Second, false},
-		{metadata.Deleted, 0, false},
-		{metadata.Named, -time.Hour, false}, // the clock was set back
-	} {
-		if got := fresh(metadata.Presence{When: now.Add(-test.age), How: test.how}, now); got != test.want {
-			t.Errorf("evidence %q of %s ago is fresh: %v", test.how, test.age, got)
-		}
-	}
 }

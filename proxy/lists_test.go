@@ -17,6 +17,14 @@ func TestTagsAreTheUpstreamsUnderTheClientsName(t *testing.T) {
 	for _, tag := range []string{"a", "b", "c"} {
 		r.other.AddManifest("team/app", tag, oci.MediaTypeOCIManifest, []byte(`{}`))
 	}
+	// distribution takes no tags at all for a mistake.
+	r.hook = func(w http.ResponseWriter, req *http.Request) bool {
+		if req.URL.Query().Get("n") == "0" {
+			w.WriteHeader(400)
+			return true
+		}
+		return false
+	}
 	for _, test := range []struct{ query, tags, link string }{
 		{"", "a b c", ""},
 		{"?n=2", "a b", `</v2/corp/app/tags/list?last=b&n=2>; rel="next"`},

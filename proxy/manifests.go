@@ -50,9 +50,6 @@ func (g *Registry) putManifest(c *call) error {
 }
 
 func (g *Registry) readManifest(c *call) (forward.Job, error) {
-	if c.r.ContentLength > oci.MaxManifest {
-		return forward.Job{}, oci.ErrManifestTooLarge
-	}
 	body := newPatientBody(c)
 	raw, err := io.ReadAll(io.LimitReader(body, oci.MaxManifest+1))
 	if err != nil {

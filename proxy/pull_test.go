@@ -207,6 +207,10 @@ func TestADamagedBlobEndsItsAnswerAndIsPulledTheNextTime(t *testing.T) {
 		if err != nil || got.status != 200 || got.err == nil || len(got.body) > 1<<20 {
 			t.Fatalf("status %d, %d bytes, %v, %v", got.status, len(got.body), got.err, err)
 		}
+		synctest.Wait()
+		if !strings.Contains(r.log.String(), "damaged") {
+			t.Error("nothing was logged")
+		}
 		if again := r.want(200, "GET", app+"/blobs/"+d.String(), nil); !bytes.Equal(again.body, blob) {
 			t.Errorf("%d other bytes", len(again.body))
 		}

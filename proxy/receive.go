@@ -38,9 +38,6 @@ func (c *call) align(u *blobcache.Upload) (length int64, err error) {
 			return 0, err
 		}
 		length = last - first + 1
-		if c.r.ContentLength >= 0 && c.r.ContentLength != length {
-			return 0, oci.ErrSizeInvalid.With("Content-Range announces %d bytes, Content-Length %d", length, c.r.ContentLength)
-		}
 	}
 	if u.Base() != u.Offset() {
 		settle := u.Checkpoint
@@ -119,8 +116,8 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	}
 	switch {
 	case err == io.EOF:
-		// From here on the server reads to see whether the client is still there,
-		// and takes a deadline for its end.
+		// From here on, and from the start where there is no body, the server reads
+		// to see whether the client is still there, and takes a deadline for its end.
 		_ = b.control.SetReadDeadline(time.Time{})
 	case err != nil:
 		b.err = err

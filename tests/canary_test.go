@@ -34,6 +34,12 @@ func startTrap(t *testing.T) *trap {
 			tr.carrying = append(tr.carrying, line)
 		}
 		tr.mu.Unlock()
+		if r.Header.Get("Authorization") == "" && strings.HasPrefix(r.URL.Path, "/v2/") {
+			// It asks for what it wants: a client may bring nothing unasked, and still obey a challenge.
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry.test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"token":"given-by-the-trap","access_token":"given-by-the-trap"}`)
 	}))

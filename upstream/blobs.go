@@ -99,7 +99,6 @@ type Upload struct {
 	c        *Client
 	session  *url.URL // nil: none is open
 	chunkMin int64    // OCI-Chunk-Min-Length, in bytes
-	sent     int64    // bytes taken by Stream
 }
 
 // mount asks for the blob from another repository; without success it leaves a

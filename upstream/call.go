@@ -159,6 +159,8 @@ func (c *Client) roundTrip(ctx context.Context, k call, u *url.URL) (*http.Respo
 	req.Header.Set("Accept-Encoding", "identity")
 	if k.body != nil && k.size != 0 {
 		req.GetBody = func() (io.ReadCloser, error) {
+			w.pause()
+			defer w.resume()
 			b, err := k.body()
 			if err != nil {
 				return nil, err

@@ -81,10 +81,13 @@ func TestAPullThatStallsEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(&upstreamtest.Registry{})
 		c.HTTP.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: stalled{req}, ContentLength: -1}, nil
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: &stalled{req: req}, ContentLength: -1}, nil
 		})
 		body, err := c.GetBlob(t.Context(), app, digest.FromString("x"), "")
 		noError(t, err)
+		if n, err := body.Read(make([]byte, 1)); n != 1 || err != nil {
+			t.Errorf("first read: %d, %v", n, err)
+		}
 		<-time.After(time.Hour) // A slow consumer is not a stall.
 		start := time.Now()
 		if _, err := body.Read(make([]byte, 1)); !errors.Is(err, errStalled) {
@@ -97,15 +100,22 @@ func TestAPullThatStallsEnds(t *testing.T) {
 	})
 }
 
-// stalled is a body that never yields.
-type stalled struct{ req *http.Request }
+// stalled is a body that yields one byte and then nothing.
+type stalled struct {
+	req     *http.Request
+	started bool
+}
 
-func (s stalled) Read([]byte) (int, error) {
+func (s *stalled) Read(p []byte) (int, error) {
+	if !s.started {
+		s.started = true
+		return 1, s.req.Context().Err()
+	}
 	<-s.req.Context().Done()
 	return 0, s.req.Context().Err()
 }
 
-func (s stalled) Close() error { return nil }
+func (s *stalled) Close() error { return nil }
 
 func TestTags(t *testing.T) {
 	t.Parallel()

@@ -60,29 +60,8 @@ func TestRedirectMatrix(t *testing.T) {
 			t.Run(name+" by "+strconv.Itoa(status), func(t *testing.T) {
 				t.Parallel()
 				hosts := map[string]string{}
-				handler := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-					body, _ := io.ReadAll(req.Body)
-					if auth := req.Header.Get("Authorization"); auth != "" && (req.Host != "registry.test" && req.Host != "registry.test:443") {
-						t.Errorf("%s got %s", req.Host, auth)
-					}
-					if !strings.HasPrefix(req.URL.Path, "/elsewhere") {
-						w.Header().Set("Location", target.location)
-						w.WriteHeader(status)
-						return
-					}
-					hosts[req.Host] = req.Method
-					if req.Method == http.MethodPut {
-						if !bytes.Equal(body, b) {
-							t.Errorf("%d bytes arrived, want %d", len(body), len(b))
-						}
-						w.WriteHeader(http.StatusCreated)
-					}
-					if req.Method == http.MethodGet {
-						_, _ = w.Write(b)
-					}
-				})
 				c := newClient(&upstreamtest.Registry{})
-				c.HTTP.Transport = injector(t, upstreamtest.Transport(handler), "https://registry.test")
+				c.HTTP.Transport = injector(t, upstreamtest.Transport(redirecting(t, status, target.location, b, hosts)), "https://registry.test")
 				body, err := c.GetBlob(t.Context(), app, d, "")
 				checkFollowed(t, "GET", err, target.read, hosts)
 				if err == nil {
@@ -100,6 +79,32 @@ func TestRedirectMatrix(t *testing.T) {
 			})
 		}
 	}
+}
+
+// redirecting answers everything by a redirect, and at the target takes or
+// gives b and notes who asked.
+func redirecting(t *testing.T, status int, location string, b []byte, hosts map[string]string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		if auth := req.Header.Get("Authorization"); auth != "" && req.Host != "registry.test" && req.Host != "registry.test:443" {
+			t.Errorf("%s got %s", req.Host, auth)
+		}
+		if !strings.HasPrefix(req.URL.Path, "/elsewhere") {
+			w.Header().Set("Location", location)
+			w.WriteHeader(status)
+			return
+		}
+		hosts[req.Host] = req.Method
+		if req.Method == http.MethodPut {
+			if !bytes.Equal(body, b) {
+				t.Errorf("%d bytes arrived, want %d", len(body), len(b))
+			}
+			w.WriteHeader(http.StatusCreated)
+		}
+		if req.Method == http.MethodGet {
+			_, _ = w.Write(b)
+		}
+	})
 }
 
 func checkFollowed(t *testing.T, method string, err error, want bool, hosts map[string]string) {

@@ -116,7 +116,9 @@ func TestABrokenUploadSendsOnlyWhatIsMissing(t *testing.T) {
 				r := &upstreamtest.Registry{State: true}
 				// Seven cuts are more than five attempts: progress earns new ones.
 				r.Inject(upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 100_000}, upstreamtest.Fault{Method: "PATCH", Reset: true, ResetAt: 100_000, Times: 6})
-				u, _, err := newClient(r).StartUpload(t.Context(), app, d, "")
+				c := newClient(r)
+				c.HTTP.Transport = losing(r.Transport())
+				u, _, err := c.StartUpload(t.Context(), app, d, "")
 				noError(t, err)
 				noError(t, u.Send(t.Context(), int64(len(b)), open(b)))
 				stored(t, r, b, d)
@@ -126,6 +128,41 @@ func TestABrokenUploadSendsOnlyWhatIsMissing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// losing is a network that takes more of a body than arrives before it breaks.
+func losing(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if err != nil && req.Body != nil {
+			_, _ = io.CopyN(io.Discard, req.Body, 12_345)
+		}
+		return resp, err
+	})
+}
+
+func TestASlowLocalReaderIsNoStall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &upstreamtest.Registry{}
+		b, d := blobOf(1000)
+		u, _, err := newClient(r).StartUpload(t.Context(), app, d, "")
+		noError(t, err)
+		noError(t, u.Send(t.Context(), 1000, func() (io.ReadCloser, error) {
+			<-time.After(time.Hour) // Opening takes its time too.
+			return io.NopCloser(&slow{strings.NewReader(string(b))}), nil
+		}))
+		stored(t, r, b, d)
+		sawRequests(t, r, d, post, put1)
+	})
+}
+
+// slow yields 100 bytes every quarter of an hour.
+type slow struct{ r io.Reader }
+
+func (s *slow) Read(p []byte) (int, error) {
+	<-time.After(slowAnswer + 5*time.Minute)
+	return s.r.Read(p[:min(len(p), 100)])
 }
 
 func TestAnUploadOfUnknownLengthIsStreamed(t *testing.T) {

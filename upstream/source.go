@@ -11,15 +11,24 @@ var errSuperseded = errors.New("the request that this body belonged to is over")
 
 // source hands out sections of one blob as request bodies, any of them again
 // for a replay. Only the newest section reads: a transport may still hold the
-// body of a request that has been answered.
+// body of a request that has been answered. No lock is held while the blob is
+// opened or read, which may take as long as it likes.
 type source struct {
 	open func() (io.ReadCloser, error) // from the blob's start
 
 	mu   sync.Mutex
+	cur  *cursor
+	live *section
+	pos  int64 // how far the newest section has come
+	err  error // the local reader's fault; never the upstream's
+}
+
+// cursor is the blob, opened, at some place.
+type cursor struct {
 	r    io.ReadCloser
 	pos  int64
-	live *section
-	err  error // the local reader's fault; never the upstream's
+	busy bool // a Read is under way
+	over bool // to be closed when that Read ends
 }
 
 // state returns how far the blob has been read, in bytes, and the error of the
@@ -33,39 +42,54 @@ func (s *source) state() (pos int64, err error) {
 // section returns n bytes from offset off; n < 0 means up to the end.
 func (s *source) section(off, n int64) (io.ReadCloser, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.live = nil
-	if err := s.seek(off); err != nil {
+	at := s.cur
+	if at != nil && (at.busy || at.pos != off) {
+		s.drop()
+		at = nil
+	}
+	s.mu.Unlock()
+	var err error
+	if at == nil {
+		at, err = s.seek(off)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
 		s.err = err
 		return nil, err
 	}
-	s.live = &section{s: s, left: n}
+	s.cur, s.pos, s.live = at, off, &section{s: s, at: at, left: n}
 	return s.live, nil
 }
 
-// seek needs s.mu. It opens the blob again to go back.
-func (s *source) seek(off int64) error {
-	if s.r != nil && s.pos != off {
-		s.r.Close()
-		s.r = nil
-	}
-	if s.r != nil {
-		return nil
-	}
+// seek opens the blob at off.
+func (s *source) seek(off int64) (*cursor, error) {
 	r, err := s.open()
 	if err != nil {
-		return err
-	}
-	s.r, s.pos = r, off
-	if off == 0 {
-		return nil
+		return nil, err
 	}
 	if seeker, ok := r.(io.Seeker); ok {
 		_, err = seeker.Seek(off, io.SeekStart)
 	} else {
 		_, err = io.CopyN(io.Discard, r, off)
 	}
-	return err
+	if err != nil {
+		r.Close()
+		return nil, fmt.Errorf("go to byte %d: %w", off, err)
+	}
+	return &cursor{r: r, pos: off}, nil
+}
+
+// drop ends the cursor, at once or when its Read ends; it needs s.mu.
+func (s *source) drop() {
+	if s.cur == nil {
+		return
+	}
+	if s.cur.over = true; !s.cur.busy {
+		s.cur.r.Close()
+	}
+	s.cur = nil
 }
 
 // close ends the local reader and every section.
@@ -73,32 +97,50 @@ func (s *source) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live = nil
-	if s.r != nil {
-		s.r.Close()
-		s.r = nil
-	}
+	s.drop()
 }
 
 // section is one request's body.
 type section struct {
 	s    *source
+	at   *cursor
 	left int64
 }
 
 func (x *section) Read(p []byte) (int, error) {
 	s := x.s
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.live != x || s.r == nil:
+	if s.live != x || x.at.busy {
+		s.mu.Unlock()
 		return 0, errSuperseded
-	case x.left == 0:
+	}
+	if x.left == 0 {
+		s.mu.Unlock()
 		return 0, io.EOF
-	case x.left > 0 && int64(len(p)) > x.left:
+	}
+	if x.left > 0 && int64(len(p)) > x.left {
 		p = p[:x.left]
 	}
-	n, err := s.r.Read(p)
-	s.pos += int64(n)
+	x.at.busy = true
+	s.mu.Unlock()
+	n, err := x.at.r.Read(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return x.done(n, err)
+}
+
+// done accounts for a Read; it needs s.mu.
+func (x *section) done(n int, err error) (int, error) {
+	s := x.s
+	x.at.busy = false
+	x.at.pos += int64(n)
+	if x.at.over {
+		x.at.r.Close()
+	}
+	if s.live != x {
+		return 0, errSuperseded
+	}
+	s.pos = x.at.pos
 	if x.left > 0 {
 		x.left -= int64(n)
 	}
