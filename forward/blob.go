@@ -9,6 +9,7 @@ import (
 	"pushproxy/blobcache"
 	"pushproxy/metadata"
 	"pushproxy/oci"
+	"pushproxy/upstream"
 )
 
 // mount tries the blob's sources in order. Only the upstream's 201 counts; a
@@ -34,7 +35,7 @@ func (b *blob) mount(ctx context.Context) (bool, error) {
 // look asks the upstream for the blob.
 func (b *blob) look(ctx context.Context) (bool, error) {
 	size, found, err := b.t.Client.HeadBlob(ctx, b.repo, b.Digest)
-	if err != nil && b.cached && ctx.Err() == nil {
+	if err != nil && b.ours && ctx.Err() == nil {
 		// An upstream whose HEAD is broken, or not allowed to this credential,
 		// may well take an upload; what it says to that is what counts.
 		return false, nil
@@ -42,39 +43,10 @@ func (b *blob) look(ctx context.Context) (bool, error) {
 	if err != nil || !found {
 		return false, err
 	}
-	if !b.cached {
+	if !b.ours {
 		b.Size = size
 	}
 	return true, b.learned(ctx, metadata.Seen)
-}
-
-// upload sends the blob from the cache, unless somebody else is sending it:
-// then it waits for the end of that and asks the upstream again. Only who may
-// upload gets to wait: to wait is to learn that the blob is on its way.
-func (b *blob) upload(ctx context.Context) (How, error) {
-	if !b.cached {
-		return "", oci.ErrManifestBlobUnknown.With(
-			"blob %s is neither in %s nor among what this proxy received from you: push it again", b.Digest, b.repo)
-	}
-	b.tell(b.f, Event{Status: Waiting})
-	for {
-		free, busy := b.f.claim(blobKey{b.repo, b.Digest})
-		if free != nil {
-			defer free()
-			return Uploaded, b.send(ctx)
-		}
-		if err := b.start(ctx); err != nil {
-			return "", err
-		}
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		}
-		if there, err := b.look(ctx); err != nil || there {
-			return Skipped, err
-		}
-	}
 }
 
 // start opens a session where no declined mount has left one.
@@ -85,8 +57,14 @@ func (b *blob) start(ctx context.Context) (err error) {
 	return err
 }
 
-// send uploads the blob when its turn has come.
+// send uploads the blob: by the end of its stream, or else when its turn comes.
 func (b *blob) send(ctx context.Context) (err error) {
+	if b.stream.sending() {
+		b.tell(b.f, Event{Status: Pushing})
+		if b.stream.finish(ctx, b.owner, b.Digest) == nil {
+			return b.learned(ctx, metadata.Uploaded)
+		}
+	}
 	lane := b.f.lane(b.repo.Host)
 	place, err := lane.acquire(ctx, b.t.Principal, b.Size)
 	if err != nil {
@@ -103,6 +81,8 @@ func (b *blob) send(ctx context.Context) (err error) {
 		return oci.ErrManifestBlobUnknown.With("blob %s was damaged in the proxy's cache and has been set aside: push it again", b.Digest).Because(err)
 	case errors.Is(err, blobcache.ErrUnknown):
 		return oci.ErrManifestBlobUnknown.With("blob %s left the proxy's cache before it was sent to %s: push it again", b.Digest, b.repo).Because(err)
+	case errors.Is(err, blobcache.ErrEnded), errors.Is(err, errIdle):
+		return oci.ErrManifestBlobUnknown.With("blob %s did not arrive whole: push it again", b.Digest).Because(err)
 	case err != nil:
 		return err
 	}
@@ -116,12 +96,15 @@ func (b *blob) cancelSession() {
 	if b.session == nil {
 		return
 	}
-	session := b.session
+	b.f.abandon(b.session)
 	b.session = nil
-	b.f.running.Add(1)
+}
+
+func (f *Forwarder) abandon(session *upstream.Upload) {
+	f.running.Add(1)
 	go func() {
-		defer b.f.running.Done()
-		ctx, cancel := context.WithTimeout(b.f.life, 30*time.Second)
+		defer f.running.Done()
+		ctx, cancel := context.WithTimeout(f.life, 30*time.Second)
 		defer cancel()
 		_ = session.Cancel(ctx)
 	}()
@@ -130,7 +113,13 @@ func (b *blob) cancelSession() {
 // open returns the blob's bytes from the start; sending them is told to
 // watchers as it goes.
 func (b *blob) open(ctx context.Context) (io.ReadCloser, error) {
-	r, err := b.f.cache.Open(ctx, b.Digest)
+	var r io.ReadSeekCloser
+	var err error
+	if b.arrival != nil {
+		r, err = b.arriving(ctx)
+	} else {
+		r, err = b.f.cache.Open(ctx, b.Digest)
+	}
 	if err != nil {
 		return nil, err
 	}

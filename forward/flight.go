@@ -19,6 +19,10 @@ type errand struct {
 	repo   oci.Repo
 	hint   string // the client's idea of a source, or empty
 	verify bool   // the upstream lost something: only what it says now counts
+
+	uploadID string   // the upload that is bringing the blob
+	arrival  *arrival // … and what was sent on of it; nil: it is not arriving
+	stream   *stream  // what was sent of it before its digest was known, or nil
 }
 
 // flightKey names what is moved where, and for whom. Owners do not join each
@@ -118,20 +122,20 @@ func (f *Forwarder) drop(key flightKey, fl *flight) {
 	}
 }
 
-// claim makes the caller the only one to send a blob to a repository, until
-// free is called. Where somebody does already, it returns the end of that.
-func (f *Forwarder) claim(key blobKey) (free func(), busy <-chan struct{}) {
+// claim makes the caller the only one to do what key names, until free is
+// called. Where somebody does already, it returns the end of that.
+func claim[K comparable](f *Forwarder, claims map[K]chan struct{}, key K) (free func(), busy <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if busy := f.sending[key]; busy != nil {
+	if busy := claims[key]; busy != nil {
 		return nil, busy
 	}
 	end := make(chan struct{})
-	f.sending[key] = end
+	claims[key] = end
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		delete(f.sending, key)
+		delete(claims, key)
 		close(end)
 	}, nil
 }
@@ -149,7 +153,7 @@ func (f *Forwarder) fly(ctx context.Context, e errand) (Outcome, error) {
 		return b.there(Skipped), nil
 	}
 	// Mounts that were answered 201 may be what went wrong.
-	if !b.verify || !b.cached {
+	if !b.verify || !b.ours {
 		mounted, err := b.mount(ctx)
 		if err != nil {
 			return Outcome{}, err
@@ -158,8 +162,9 @@ func (f *Forwarder) fly(ctx context.Context, e errand) (Outcome, error) {
 			return b.there(Mounted), nil
 		}
 	}
-	// A small blob is sent as soon as asked for: both are round trips.
-	if b.verify || !b.cached || b.Size > smallBlob {
+	// A small blob is sent as soon as asked for: both are round trips. One that is
+	// on its way already is not asked for either.
+	if b.verify || !b.ours || b.Size > smallBlob && !b.stream.sending() && !f.absent.lately(b.owner, blobKey{b.repo, b.Digest}) {
 		there, err := b.look(ctx)
 		if err != nil {
 			return Outcome{}, err

@@ -44,6 +44,7 @@ type Forwarder struct {
 	meta    *metadata.DB
 	hub     hub
 	refused refusals
+	absent  absences
 	landed  landings
 
 	life    context.Context // ends when Close gives up waiting
@@ -56,6 +57,8 @@ type Forwarder struct {
 	sending map[blobKey]chan struct{} // uploads under way; closed at their end
 	pushes  map[pushKey]*Push
 	lanes   map[string]*lane
+	carried map[carryKey]chan struct{} // … from one owner to one upstream
+	streams streams
 }
 
 // New returns a Forwarder that takes bytes from cache and facts from meta.
@@ -67,6 +70,8 @@ func New(cache *blobcache.Cache, meta *metadata.DB) *Forwarder {
 		sending: map[blobKey]chan struct{}{},
 		pushes:  map[pushKey]*Push{},
 		lanes:   map[string]*lane{},
+		carried: map[carryKey]chan struct{}{},
+		streams: streams{byUpload: map[string]*stream{}, prefixes: map[prefixKey]*stream{}, refused: map[string]time.Time{}},
 	}
 }
 
@@ -140,9 +145,11 @@ func (f *Forwarder) Blob(ctx context.Context, t *Target, repo oci.Repo, d oci.De
 }
 
 // Start begins to forward a cached blob without anybody waiting for it: by the
-// time the manifest arrives it should be there. Its failure is only told to
-// watchers; the push of the manifest tries again and reports its own.
-func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from string) {
+// time the manifest arrives it should be there. The from is the client's hint of
+// a source, upload the one that brought the blob just now; either may be empty.
+// Its failure is only told to watchers; the push of the manifest tries again and
+// reports its own.
+func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from, upload string) {
 	if f.begin() != nil {
 		return
 	}
@@ -156,7 +163,9 @@ func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from string
 		if err != nil {
 			return
 		}
-		e := errand{Descriptor: oci.Descriptor{Digest: d, Size: size}, t: t, owner: owner, repo: repo, hint: from}
+		s := f.takeStream(upload, d)
+		defer s.drop()
+		e := errand{Descriptor: oci.Descriptor{Digest: d, Size: size}, t: t, owner: owner, repo: repo, hint: from, stream: s}
 		_, _ = f.ensure(f.life, e)
 	}()
 }

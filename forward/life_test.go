@@ -42,7 +42,7 @@ func TestCloseLetsPushesFinish(t *testing.T) {
 		if _, err := r.Blob(t.Context(), r.target("ann"), repo("app"), child.Blobs[0], ""); !errors.Is(err, ErrClosed) {
 			t.Errorf("a blob after Close: %v", err)
 		}
-		r.Start(r.target("ann"), repo("other"), child.Blobs[0].Digest, "")
+		r.Start(r.target("ann"), repo("other"), child.Blobs[0].Digest, "", "")
 		r.Learn(r.target("ann"), repo("other"), child)
 		// The push has most of its way still before it.
 		g.pass()
@@ -64,7 +64,7 @@ func TestCloseCancelsWhatTakesTooLong(t *testing.T) {
 		r.give("ann", config)
 		p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
 		noError(t, err)
-		r.Start(r.target("ann"), repo("other"), digest.FromBytes(config), "")
+		r.Start(r.target("ann"), repo("other"), digest.FromBytes(config), "", "")
 		<-g.arrived
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

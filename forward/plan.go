@@ -21,7 +21,7 @@ type blob struct {
 	errand
 	f       *Forwarder
 	present bool // known to be there, to this owner
-	cached  bool // this principal's, and in the cache
+	ours    bool // this principal's, and in the cache or arriving there
 	sources []oci.Repo
 	session *upstream.Upload // opened by a declined mount, still unused
 	from    string           // where it was mounted from
@@ -61,11 +61,12 @@ func (f *Forwarder) plan(ctx context.Context, e errand) (*blob, error) {
 		size, err := f.cache.Stat(ctx, e.Digest)
 		switch {
 		case err == nil:
-			b.cached, b.Size = true, size
+			b.ours, b.Size, b.arrival = true, size, nil
 		case !errors.Is(err, blobcache.ErrUnknown):
 			return nil, err
 		}
 	}
+	b.ours = b.ours || b.arrival != nil
 	b.sources = f.candidates(b, sources)
 	return b, nil
 }

@@ -92,7 +92,7 @@ func TestABlobForwardedBeforeItsManifestIsReportedAsSentOnce(t *testing.T) {
 	r.give("ann", config, layer)
 	events := r.Watch(t.Context())
 	for _, b := range [][]byte{config, layer} {
-		r.Start(r.target("ann"), repo("app"), digest.FromBytes(b), "")
+		r.Start(r.target("ann"), repo("app"), digest.FromBytes(b), "", "")
 	}
 	for sent := 0; sent < 2; {
 		if e := <-events; e.Status == Pushed {

@@ -93,7 +93,7 @@ func TestAStrangerDoesNotWaitForAnothersUpload(t *testing.T) {
 		layer := r.blob("layer", large)
 		r.give("ann", layer)
 		r.give("eve", layer)
-		r.Start(r.target("ann"), repo("app"), digest.FromBytes(layer), "")
+		r.Start(r.target("ann"), repo("app"), digest.FromBytes(layer), "", "")
 		<-g.arrived
 		began := time.Now()
 		// Without the grant the answer comes at once, although the blob is on its way.

@@ -44,7 +44,7 @@ func (g *Registry) headBlob(c *call) error {
 		return err
 	}
 	if ok {
-		g.Forward.Start(c.target, c.repo, c.Digest, "")
+		g.Forward.Start(c.target, c.repo, c.Digest, "", "")
 	} else if size, err = g.look(c); err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (g *Registry) headBlob(c *call) error {
 func (g *Registry) look(c *call) (int64, error) {
 	ctx, cancel := context.WithTimeout(c.Context(), lookFor)
 	defer cancel()
-	size, found, err := c.target.Client.HeadBlob(ctx, c.repo, c.Digest)
+	size, found, err := g.Forward.Look(ctx, c.target, c.repo, c.Digest)
 	if err != nil {
 		return 0, err
 	}

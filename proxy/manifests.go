@@ -27,7 +27,7 @@ func (g *Registry) putManifest(c *call) error {
 	if err != nil {
 		return err
 	}
-	result, err := push.Wait(c.Context())
+	result, err := c.await(push)
 	if err != nil {
 		return err
 	}

@@ -99,10 +99,12 @@ type patientBody struct {
 	left    time.Duration // of waiting for
 	want    int           // so many bytes more
 	err     error         // of the client, other than io.EOF
+	total   int64         // bytes so far
+	seen    func(int64)   // told of the total as it grows, or nil
 }
 
 func newPatientBody(c *call) *patientBody {
-	return &patientBody{r: c.r.Body, control: http.NewResponseController(c.w), left: bodyPause, want: bodyLeast}
+	return &patientBody{r: c.r.Body, control: http.NewResponseController(c.w), left: bodyPause, want: bodyLeast, seen: c.seen}
 }
 
 // Read implements io.Reader.
@@ -111,6 +113,9 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(began.Add(b.left))
 	n, err := b.r.Read(p)
 	b.left -= time.Since(began)
+	if b.total += int64(n); n > 0 && b.seen != nil {
+		b.seen(b.total)
+	}
 	if b.want -= n; b.want <= 0 {
 		b.left, b.want = bodyPause, bodyLeast
 	}

@@ -50,6 +50,7 @@ type call struct {
 	principal string
 	repo      oci.Repo // where it goes upstream
 	target    *forward.Target
+	seen      func(received int64) // told how much of the body has come, or nil
 }
 
 // Context ends when the client goes away.

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"pushproxy/blobcache"
 	"pushproxy/oci"
 )
@@ -114,6 +112,7 @@ func (g *Registry) uploadChunk(c *call) error {
 	if err != nil {
 		return err
 	}
+	g.streamOn(c, u)
 	switch err = c.receive(u, length); {
 	case err == nil:
 		err = u.Checkpoint(c.lasting())
@@ -146,13 +145,14 @@ func (g *Registry) finishUpload(c *call) error {
 	if err != nil {
 		return err
 	}
+	g.sendOn(c, u)
 	if err = c.receive(u, length); err == nil {
 		err = u.Commit(c.lasting(), c.Digest)
 	}
 	if err != nil {
 		return after(err, u.Rollback(c.lasting()))
 	}
-	return g.accepted(c, c.Digest)
+	return g.accepted(c, u.ID())
 }
 
 // finishAgain answers a closing PUT whose upload is not there (unknown says so):
@@ -165,7 +165,7 @@ func (g *Registry) finishAgain(c *call, unknown error) error {
 	if err := c.receive(io.Discard, -1); err != nil {
 		return err
 	}
-	return g.accepted(c, c.Digest)
+	return g.accepted(c, "")
 }
 
 // uploadWhole takes a blob in one POST.
@@ -175,24 +175,25 @@ func (g *Registry) uploadWhole(c *call) error {
 		return err
 	}
 	defer u.Release()
+	g.sendOn(c, u)
 	if err = c.receive(u, -1); err == nil {
 		err = u.Commit(c.lasting(), c.Digest)
 	}
 	if err != nil {
 		return after(err, u.Cancel(c.lasting()))
 	}
-	return g.accepted(c, c.Digest)
+	return g.accepted(c, u.ID())
 }
 
-// accepted records that the principal has brought the whole blob, starts to
-// forward it and says so.
-func (g *Registry) accepted(c *call, d digest.Digest) error {
-	if err := g.Meta.Grant(c.lasting(), c.principal, d); err != nil {
+// accepted records that the principal has brought the whole blob, by the upload
+// or an earlier one, starts to forward it and says so.
+func (g *Registry) accepted(c *call, upload string) error {
+	if err := g.Meta.Grant(c.lasting(), c.principal, c.Digest); err != nil {
 		return err
 	}
-	if err := g.Forward.Received(c.lasting(), c.repo, d); err != nil {
+	if err := g.Forward.Received(c.lasting(), c.repo, c.Digest); err != nil {
 		return err
 	}
-	g.Forward.Start(c.target, c.repo, d, "")
-	return c.created(d)
+	g.Forward.Start(c.target, c.repo, c.Digest, "", upload)
+	return c.created(c.Digest)
 }

@@ -149,7 +149,7 @@ func TestABadConfigurationNamesTheKeyAndWhatItMayBe(t *testing.T) {
 		{"a name that is taken", "upstreams: [{host: a.test, aliases: [x]}, {host: b.test, aliases: [x]}]", `upstreams[1]: the name "x" belongs to upstreams[0] already`},
 		{"a mode that is not there", "upstreams: [{host: a.test, mode: async}]", `upstreams[0].mode: "async" is not one of sync`},
 		{"a CA file that is missing", "upstreams: [{host: a.test, ca_file: /nowhere}]", "upstreams[0].ca_file: open /nowhere"},
-		{"a CA file that is none", "upstreams: [{host: a.test, ca_file: " + notPEM + "}]", "holds no certificate"},
+		{"a CA file that is none", "upstreams: [{host: a.test, ca_file: " + notPEM + "}]", "no PEM certificate in it"},
 		{"a secret in the file", "credentials: {references: [{for: a.test, username: u, password: hunter2}]}", "secrets are not written here"},
 		{"a reference to nothing", "credentials: {references: [{for: a.test}]}", "exactly one of password and identity_token"},
 		{"a timeout that is none", "credentials: {helper_timeout: 0s}", "credentials.helper_timeout"},

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -93,30 +92,17 @@ func expandReference(reference string) string {
 	return reference
 }
 
-func readCAs(file string) (cas []*x509.Certificate, err error) {
+func readCAs(file string) ([]*x509.Certificate, error) {
 	if file == "" {
 		return nil, nil
 	}
-	rest, err := os.ReadFile(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		ca, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		cas = append(cas, ca)
-	}
-	if len(cas) == 0 {
-		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
+	cas, err := upstream.ParseCAs(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return cas, nil
 }

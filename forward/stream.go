@@ -1,0 +1,289 @@
+package forward
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/blobcache"
+	"pushproxy/metadata"
+	"pushproxy/oci"
+	"pushproxy/upstream"
+)
+
+const (
+	// StreamAfter is how many bytes of a blob whose digest is not known are
+	// received before they are sent on. A smaller one is sent when it is whole,
+	// which takes one request less.
+	StreamAfter = 2 << 20
+	// noStreamFor is how long an upstream that refuses streams is sent none.
+	noStreamFor = time.Hour
+	// twinFor is how long a blob that is whole waits for a client that is sending
+	// the same.
+	twinFor = time.Minute
+	// streamKept is how long a stream that came to nothing is remembered, so that
+	// it is not begun again.
+	streamKept = time.Hour
+)
+
+var errTwin = errors.New("what begins with the same bytes is being sent already")
+
+// stream sends on what a client is sending, before its digest is known. It is a
+// guess: whether the blob was needed shows at its end.
+type stream struct {
+	f       *Forwarder
+	t       *Target
+	owner   metadata.Owner
+	repo    oci.Repo
+	upload  string
+	key     prefixKey
+	began   time.Time
+	cancel  context.CancelCauseFunc
+	arrival *arrival
+	taken   chan struct{} // closed when the blob is whole and digest is set
+	digest  digest.Digest
+	over    chan struct{} // closed when the blob is where it belongs, or will not be
+	done    chan struct{} // closed when session, twin and err are set
+	session *upstream.Upload
+	twin    *stream // that sends the same bytes, with errTwin
+	err     error
+}
+
+// streams are the streams by the upload that they follow.
+type streams struct {
+	byUpload map[string]*stream
+	prefixes map[prefixKey]*stream
+	refused  map[string]time.Time // hosts that take none, until when
+}
+
+// prefixKey tells uploads that look like the same blob for the same upstream.
+type prefixKey struct {
+	principal string
+	owner     metadata.Owner
+	host      string
+	first     digest.Digest // of the first chunk
+}
+
+// Streaming begins to send on the blob that arrives under an upload, of which
+// at least StreamAfter bytes have been received and whose digest is not known.
+// Calling it again for an upload does nothing. What goes wrong costs time only:
+// the blob is sent from the cache when it is whole.
+func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.streams.byUpload[upload] != nil || time.Now().Before(f.streams.refused[repo.Host]) {
+		return
+	}
+	for id, old := range f.streams.byUpload {
+		if time.Since(old.began) > streamKept && old.ended() {
+			delete(f.streams.byUpload, id)
+		}
+	}
+	ctx, cancel := f.within(context.Background())
+	s := &stream{
+		f: f, t: t, repo: repo, upload: upload, began: time.Now(), cancel: cancel, arrival: &arrival{},
+		taken: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}),
+	}
+	f.streams.byUpload[upload] = s
+	f.running.Add(1)
+	go func() {
+		defer f.running.Done()
+		defer cancel(nil)
+		s.err = s.run(ctx)
+		s.arrival.ended.Store(true)
+		if s.err != nil {
+			s.fail()
+		}
+		close(s.done)
+	}()
+}
+
+func (s *stream) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// run sends until the upload has become a blob. Only then does its reader end.
+func (s *stream) run(ctx context.Context) (err error) {
+	if s.owner, err = s.t.Owner(ctx, s.repo); err != nil {
+		return err
+	}
+	if err := s.alone(ctx); err != nil {
+		return err
+	}
+	lane := s.f.lane(s.repo.Host)
+	place, err := lane.acquire(ctx, s.t.Principal, StreamAfter)
+	if err != nil {
+		return err
+	}
+	defer func() { lane.release(place, err) }()
+	// A blob that became whole meanwhile is not here any more, and better sent
+	// from the cache.
+	r, err := s.f.cache.Follow(ctx, s.upload)
+	if err != nil {
+		return err
+	}
+	if s.session, _, err = s.t.Client.StartUpload(ctx, s.repo, "", ""); err != nil {
+		r.Close()
+		return err
+	}
+	_, err = s.session.Stream(ctx, s.arrival.patient(r, s.cancel))
+	if e := (*oci.Error)(nil); errors.As(err, &e) && e.Status/100 == 4 {
+		s.f.noStreams(s.repo.Host)
+	}
+	return err
+}
+
+func (f *Forwarder) noStreams(host string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.streams.refused[host] = time.Now().Add(noStreamFor)
+}
+
+// alone makes this the only stream of what begins with the same chunk, until it
+// is over: many clients that send one base image are one upload, and mounts.
+func (s *stream) alone(ctx context.Context) error {
+	r, err := s.f.cache.Follow(ctx, s.upload)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	first := sha256.New()
+	if _, err := io.CopyN(first, r, blobcache.ChunkSize); err != nil {
+		return err
+	}
+	s.key = prefixKey{s.t.Principal, s.owner, s.repo.Host, digest.NewDigest(digest.SHA256, first)}
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if s.twin = s.f.streams.prefixes[s.key]; s.twin != nil {
+		return errTwin
+	}
+	s.f.streams.prefixes[s.key] = s
+	return nil
+}
+
+// end says that the blob is where it belongs, or will not be.
+func (s *stream) end() {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if s.f.streams.prefixes[s.key] == s {
+		delete(s.f.streams.prefixes, s.key)
+	}
+	select {
+	case <-s.over:
+	default:
+		close(s.over)
+	}
+}
+
+// fail gives a broken stream's session back, and its place as the only one.
+func (s *stream) fail() {
+	if s.session != nil {
+		s.f.abandon(s.session)
+	}
+	s.end()
+}
+
+// takeStream returns the stream of an upload that has become the blob d, or nil.
+// It is given back with drop.
+func (f *Forwarder) takeStream(upload string, d digest.Digest) *stream {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.streams.byUpload[upload]
+	if s == nil {
+		return nil
+	}
+	delete(f.streams.byUpload, upload)
+	s.digest = d
+	close(s.taken)
+	return s
+}
+
+var errUnwanted = errors.New("the blob need not be sent")
+
+// sending reports whether there is a stream that may still be of use.
+func (s *stream) sending() bool {
+	if s == nil {
+		return false
+	}
+	select {
+	case <-s.done:
+		return s.err == nil
+	default:
+		return true
+	}
+}
+
+// drop ends a stream whose flight is over. Its upload, if it has not become the
+// blob, is given back.
+func (s *stream) drop() {
+	if s == nil {
+		return
+	}
+	s.cancel(errUnwanted)
+	s.end()
+	s.f.running.Add(1)
+	go func() {
+		defer s.f.running.Done()
+		<-s.done
+		// After an error the session was given back already.
+		if s.err == nil && s.session != nil {
+			s.f.abandon(s.session)
+		}
+	}()
+}
+
+// awaitTwin waits, where another stream sends the same bytes, for that: as long
+// as it takes if they are all here, for twinFor if its client is still sending.
+// It returns the stream itself if that is the same blob's way to the same place,
+// to be finished, and whether it is worth looking where the blob is now.
+func (s *stream) awaitTwin(ctx context.Context, d digest.Digest) (same *stream, waited bool, err error) {
+	if s == nil || !s.ended() || s.twin == nil {
+		return s, false, nil
+	}
+	patience := time.NewTimer(twinFor)
+	defer patience.Stop()
+	select {
+	case <-s.twin.over:
+		return nil, true, nil
+	case <-patience.C:
+		return nil, false, nil
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
+	case <-s.twin.taken:
+	}
+	switch {
+	case s.twin.digest != d:
+		return nil, false, nil
+	case s.twin.repo == s.repo:
+		return s.twin, false, nil
+	}
+	return nil, true, wait(ctx, s.twin.over)
+}
+
+// finish waits until everything is sent and closes the upload as the blob. An
+// error means that the blob has to be sent from the cache.
+func (s *stream) finish(ctx context.Context, owner metadata.Owner, d digest.Digest) error {
+	if err := wait(ctx, s.done); err != nil {
+		return err
+	}
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.owner != owner:
+		return errUnwanted
+	}
+	err := s.session.Finish(ctx, d)
+	if err == nil {
+		s.session = nil
+	}
+	return err
+}
