@@ -139,7 +139,7 @@ func (ca *CA) Renew(names ...string) error {
 // issuer returns the newest valid issuer that covers name.
 func (ca *CA) issuer(name string, now time.Time) *Issuer {
 	for _, i := range slices.Backward(ca.issuers) {
-		if i.covers(name) && now.Before(i.NotAfter()) {
+		if i.Covers(name) && now.Before(i.NotAfter()) {
 			return i
 		}
 	}
@@ -221,7 +221,7 @@ func (ca *CA) Leaf(names ...string) (*tls.Certificate, error) {
 		return leaf, nil
 	}
 	i := ca.issuer(names[0], now)
-	if i == nil || slices.ContainsFunc(names, func(n string) bool { return !i.covers(n) }) {
+	if i == nil || slices.ContainsFunc(names, func(n string) bool { return !i.Covers(n) }) {
 		return nil, fmt.Errorf("%s: %w", names[0], ErrNotCovered)
 	}
 	leaf, err := i.sign(names, now)

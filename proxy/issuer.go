@@ -53,7 +53,8 @@ func (i *Issuer) NotAfter() time.Time {
 	return i.Root.NotAfter
 }
 
-func (i *Issuer) covers(name string) bool {
+// Covers reports whether the issuer may sign for a host name or address.
+func (i *Issuer) Covers(name string) bool {
 	if ip := net.ParseIP(name); ip != nil {
 		for _, n := range i.Intermediate.PermittedIPRanges {
 			if n.Contains(ip) {

@@ -97,20 +97,20 @@ func showCA(out io.Writer, c Config, names []string, asPEM bool, now time.Time) 
 		fmt.Fprintln(out, "There is no CA yet: `pushproxy serve` and `pushproxy setup CLIENT --apply` make it.")
 		return nil
 	}
-	covered := []string{}
+	var valid []*proxy.Issuer
 	for _, i := range issuers {
 		until := i.NotAfter().Format(time.DateOnly)
 		if now.After(i.NotAfter()) {
 			until += " (expired: `pushproxy ca renew`)"
 		} else {
-			covered = append(covered, i.Names()...)
+			valid = append(valid, i)
 		}
 		fmt.Fprintf(out, "root %d: %s\n  sha256 %x\n  signs for %s and loopback addresses\n  until %s\n", i.Number, i.Root.Subject.CommonName,
 			sha256.Sum256(i.Root.Raw), strings.Join(i.Names(), " "), until)
 	}
 	fmt.Fprintf(out, "file: %s\n", ca.Bundle())
 	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		return slices.ContainsFunc(covered, func(by string) bool { return name == by || strings.HasSuffix(name, "."+by) })
+		return slices.ContainsFunc(valid, func(i *proxy.Issuer) bool { return i.Covers(name) })
 	})
 	if len(missing) > 0 {
 		fmt.Fprintf(out, "not covered yet: %s (the next start or set-up adds them)\n", strings.Join(missing, " "))
