@@ -11,12 +11,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// trustStores are where systems keep what their administrator trusts, and what
-// makes them notice.
-var trustStores = []struct{ dir, command string }{
-	{"/usr/local/share/ca-certificates", "update-ca-certificates"},
-	{"/etc/pki/ca-trust/source/anchors", "update-ca-trust"},
-	{"/etc/ca-certificates/trust-source/anchors", "trust extract-compat"},
+// trustStore is where a system keeps what its administrator trusts, and what
+// makes it notice that something came or went.
+type trustStore struct{ dir, came, went string }
+
+var trustStores = []trustStore{
+	// Without --fresh, Debian leaves links to what is gone.
+	{"/usr/local/share/ca-certificates", "update-ca-certificates", "update-ca-certificates --fresh"},
+	{"/etc/pki/ca-trust/source/anchors", "update-ca-trust", "update-ca-trust"},
+	{"/etc/ca-certificates/trust-source/anchors", "trust extract-compat", "trust extract-compat"},
 }
 
 // systemTrust is the name of this set-up in the journal.
@@ -43,11 +46,11 @@ func installCA(cmd *cobra.Command, root string) error {
 	if err != nil {
 		return err
 	}
-	made, command, err := p.planTrust()
+	made, store, err := p.planTrust()
 	if err != nil {
 		return err
 	}
-	j, err := openJournal(filepath.Join(p.DataDir, "setup.json"))
+	j, err := openJournal(p.journal())
 	if err != nil {
 		return err
 	}
@@ -59,7 +62,7 @@ func installCA(cmd *cobra.Command, root string) error {
 		fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", s.at)
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), "Undo it with: pushproxy ca uninstall")
-	return p.noticed(command)
+	return p.noticed(store.came)
 }
 
 func uninstallCA(cmd *cobra.Command, root string) error {
@@ -67,23 +70,23 @@ func uninstallCA(cmd *cobra.Command, root string) error {
 	if err != nil {
 		return err
 	}
-	j, err := openJournal(filepath.Join(p.DataDir, "setup.json"))
+	j, err := openJournal(p.journal())
 	if err != nil {
 		return err
 	}
 	if err := undoSetup(cmd.OutOrStdout(), j, systemTrust); err != nil {
 		return err
 	}
-	_, command, err := p.planTrust()
+	_, store, err := p.planTrust()
 	if err != nil {
 		return err
 	}
-	return p.noticed(command)
+	return p.noticed(store.went)
 }
 
 // planTrust writes each root as a file of its own, as the stores want it.
-func (p *place) planTrust() (made plan, command string, err error) {
-	for _, store := range trustStores {
+func (p *place) planTrust() (made plan, store trustStore, err error) {
+	for _, store = range trustStores {
 		if !p.has(store.dir) {
 			continue
 		}
@@ -92,12 +95,12 @@ func (p *place) planTrust() (made plan, command string, err error) {
 				made.write(filepath.Join(store.dir, fmt.Sprintf("pushproxy-%d.crt", i+1)), "a root of pushproxy's CA", block)
 			}
 		}
-		return made, store.command, nil
+		return made, store, nil
 	}
 	if runtime.GOOS == "darwin" {
-		return made, "", fmt.Errorf("macOS asks you itself: security add-trusted-cert -r trustRoot -k ~/Library/Keychains/login.keychain-db %s (and remove-trusted-cert to undo it)", p.bundle)
+		return made, store, fmt.Errorf("macOS asks you itself: security add-trusted-cert -r trustRoot -k ~/Library/Keychains/login.keychain-db %s (and remove-trusted-cert to undo it)", p.bundle)
 	}
-	return made, "", fmt.Errorf("this system keeps its trusted roots at a place that is not known here: add %s to them by hand", p.bundle)
+	return made, store, fmt.Errorf("this system keeps its trusted roots at a place that is not known here: add %s to them by hand", p.bundle)
 }
 
 // noticed runs the system's own command, unless this was but a trial.

@@ -108,7 +108,12 @@ func (c Config) trustCheck(ctx context.Context, names []string) (string, error) 
 		}
 	}
 	if c.TLS == "auto" {
-		if err := c.handshake(ctx, c.Listen[0], "localhost"); err != nil {
+		err := c.handshake(ctx, c.Listen[0], "localhost")
+		var notThere *net.OpError
+		if errors.As(err, &notThere) && notThere.Op == "dial" {
+			return "", fmt.Errorf("%w against the running pushproxy: nothing answers at %s", errSkipped, c.Listen[0])
+		}
+		if err != nil {
 			return "", fmt.Errorf("the registry door's certificate is not of the CA in %s: %w; is the running pushproxy another one (data_dir)?", ca.Bundle(), err)
 		}
 	}
@@ -172,7 +177,7 @@ func clientCheck(cmd *cobra.Command) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	j, err := openJournal(filepath.Join(p.DataDir, "setup.json"))
+	j, err := openJournal(p.journal())
 	if err != nil {
 		return "", err
 	}
@@ -182,6 +187,8 @@ func clientCheck(cmd *cobra.Command) (string, error) {
 	}
 	for _, client := range clients {
 		p.client = client
+		p.tool, _, _ = strings.Cut(client, userSuffix)
+		p.system = os.Geteuid() == 0 && p.tool == client
 		made, remedy, err := planOf(p)
 		if err != nil {
 			return "", err
@@ -204,9 +211,9 @@ func planOf(p *place) (made plan, remedy string, err error) {
 		return made, "pushproxy ca install", err
 	}
 	for _, s := range setups {
-		if s.name == p.client {
+		if s.name == p.tool {
 			made, err = s.plan(p)
-			return made, "pushproxy setup " + s.name + " --apply", err
+			return made, "pushproxy setup " + p.client + " --apply", err
 		}
 	}
 	return made, "", fmt.Errorf("the journal names a set-up %q that is not known", p.client)

@@ -49,14 +49,21 @@ type doors struct {
 	mitm              *proxy.Mitm
 }
 
-// listenDoors opens the listeners of both doors, or none.
+// listenDoors opens the listeners of both doors, or takes those that a service
+// manager opened.
 func listenDoors(c Config, log *slog.Logger) (*doors, error) {
-	d := &doors{}
-	var err error
-	if d.registry, err = listen(c.Listen, log); err != nil {
+	given, err := inherited()
+	if err != nil {
 		return nil, err
 	}
-	if len(c.ForwardProxy.Listen) > 0 {
+	d := &doors{registry: given[socketRegistry], forward: given[socketForward]}
+	if len(d.registry) == 0 {
+		if d.registry, err = listen(c.Listen, log); err != nil {
+			d.close()
+			return nil, err
+		}
+	}
+	if len(d.forward) == 0 && len(c.ForwardProxy.Listen) > 0 {
 		if d.forward, err = listen(c.ForwardProxy.Listen, log); err != nil {
 			d.close()
 			return nil, fmt.Errorf("forward_proxy: %w", err)
@@ -84,7 +91,7 @@ func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u 
 	}
 	d.api = newServer(registry, log)
 	d.api.ConnContext = proxy.ConnContext
-	if !c.wantsCA() {
+	if !c.wantsCA() && len(d.forward) == 0 {
 		return nil
 	}
 	ca, err := proxy.OpenCA(c.caDir())

@@ -100,6 +100,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
+	tasks.Go(func() { watchdog(background, d.registry[0].Addr().String()) })
 	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()
@@ -119,7 +120,12 @@ func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
 
 // runDoors answers until ctx ends, and then lets what is under way finish.
 func runDoors(ctx context.Context, d *doors, forwarder *forward.Forwarder, log *slog.Logger) error {
+	// The listeners are open: who connects now is answered in a moment.
+	if err := notify("READY=1"); err != nil {
+		return err
+	}
 	err := d.serve(ctx)
+	_ = notify("STOPPING=1")
 	log.Info("stopping; pushes under way may finish", "for_at_most", stopFor)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopFor)
 	defer cancel()

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -42,6 +41,9 @@ var setups = []struct {
 	{"launchd", "pushproxy itself, started by launchd (macOS)", planLaunchd},
 }
 
+// userSuffix tells set-ups of root's own files from those of the machine's.
+const userSuffix = " --user"
+
 // place is where a set-up is made.
 type place struct {
 	Config
@@ -51,11 +53,21 @@ type place struct {
 	registries []string // hosts that can be pushed to
 	roots      string   // PEM of the CA's roots; "" when there is no CA yet
 	bundle     string   // the file that holds them
-	client     string
+	client     string   // as it is in the journal: the name and how it was meant
+	tool       string   // the name alone
 }
 
 // has reports whether a path exists here.
 func (p *place) has(path string) bool { return exists(filepath.Join(p.root, path)) }
+
+// journal is where changes are written down; those below another root are but
+// trials, and doctor looks at none of them.
+func (p *place) journal() string {
+	if p.root != "" {
+		return filepath.Join(p.DataDir, "setup-trial.json")
+	}
+	return filepath.Join(p.DataDir, "setup.json")
+}
 
 func setupCommand() *cobra.Command {
 	var names []string
@@ -67,8 +79,8 @@ func setupCommand() *cobra.Command {
 		fmt.Fprintf(&long, "  %-15s %s\n", s.name, s.about)
 	}
 	var how struct {
-		apply, undo, check bool
-		root               string
+		apply, undo, check, user bool
+		root                     string
 	}
 	command := &cobra.Command{
 		Use: "setup CLIENT", Short: "Let a client push through pushproxy: print, apply, check or undo it", Long: long.String(),
@@ -82,13 +94,16 @@ func setupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			j, err := openJournal(filepath.Join(p.DataDir, "setup.json"))
+			if how.user && p.system {
+				p.system, p.client = false, p.client+userSuffix
+			}
+			j, err := openJournal(p.journal())
 			if err != nil {
 				return err
 			}
 			out := cmd.OutOrStdout()
 			if how.undo {
-				return undoSetup(out, j, args[0])
+				return undoSetup(out, j, p.client)
 			}
 			made, err := setups[i].plan(p)
 			if err != nil {
@@ -107,6 +122,7 @@ func setupCommand() *cobra.Command {
 	flags.BoolVar(&how.apply, "apply", false, "make the changes")
 	flags.BoolVar(&how.undo, "undo", false, "put back what was there before")
 	flags.BoolVar(&how.check, "check", false, "say what is missing; the exit status is 1 when something is")
+	flags.BoolVar(&how.user, "user", false, "write root's own files and not the machine's, when root runs this")
 	flags.StringVar(&how.root, "root", "", "`directory` that stands for / (to try things out)")
 	command.MarkFlagsMutuallyExclusive("apply", "undo", "check")
 	return command
@@ -123,7 +139,7 @@ func newPlace(cmd *cobra.Command, client, root string, make bool) (*place, error
 	if err != nil {
 		return nil, fmt.Errorf("setup: %w", err)
 	}
-	p := &place{Config: c, home: home, root: root, system: os.Geteuid() == 0, client: client}
+	p := &place{Config: c, home: home, root: root, system: os.Geteuid() == 0, client: client, tool: client}
 	names, err := p.names(cmd)
 	if err != nil {
 		return nil, err
@@ -194,106 +210,4 @@ func (p *place) proxyURL() (string, error) {
 		return "", fmt.Errorf("setup %s needs the forward-proxy door, which the configuration turns off (forward_proxy.listen)", p.client)
 	}
 	return "http://" + p.ForwardProxy.Listen[0], nil
-}
-
-func applySetup(out io.Writer, j *journal, made plan, p *place) error {
-	steps, err := j.apply(made, p.client, p.root)
-	if err != nil {
-		return err
-	}
-	for _, s := range steps {
-		verb := "wrote"
-		if s.done() {
-			verb = "kept"
-		}
-		fmt.Fprintf(out, "%s %s (%s)\n", verb, s.at, s.why)
-	}
-	printNotes(out, made)
-	fmt.Fprintf(out, "Undo it with: pushproxy setup %s --undo\n", p.client)
-	return nil
-}
-
-func undoSetup(out io.Writer, j *journal, client string) error {
-	undone, err := j.undo(client)
-	if err != nil {
-		return err
-	}
-	if len(undone) == 0 {
-		fmt.Fprintf(out, "Nothing was set up for %s.\n", client)
-	}
-	for _, path := range undone {
-		fmt.Fprintf(out, "restored %s\n", path)
-	}
-	return nil
-}
-
-func checkSetup(out io.Writer, j *journal, made plan, p *place) error {
-	missing, err := j.missing(made, p)
-	if err != nil {
-		return err
-	}
-	if len(missing) == 0 {
-		fmt.Fprintf(out, "%s is set up.\n", p.client)
-		return nil
-	}
-	for _, m := range missing {
-		fmt.Fprintln(out, m)
-	}
-	fmt.Fprintf(out, "Mend it with: pushproxy setup %s --apply\n", p.client)
-	return errReported
-}
-
-// missing lists what of a plan is not there.
-func (j *journal) missing(made plan, p *place) (list []string, err error) {
-	if p.roots == "" {
-		list = append(list, "missing: the CA, which is made by the first `pushproxy serve` or `pushproxy setup CLIENT --apply`")
-	}
-	steps, err := j.steps(made, p.client, p.root)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range steps {
-		switch {
-		case s.done():
-		case s.now.exists:
-			list = append(list, fmt.Sprintf("differs: %s (%s)", s.at, s.why))
-		default:
-			list = append(list, fmt.Sprintf("missing: %s (%s)", s.at, s.why))
-		}
-	}
-	return list, nil
-}
-
-func printSetup(out io.Writer, j *journal, made plan, p *place) error {
-	steps, err := j.steps(made, p.client, p.root)
-	if err != nil {
-		return err
-	}
-	for _, s := range steps {
-		what := "would write"
-		switch {
-		case s.done():
-			what = "is there already:"
-		case s.now.exists:
-			what = "would change"
-		}
-		fmt.Fprintf(out, "%s %s\n  why: %s\n", what, s.at, s.why)
-		if s.done() {
-			continue
-		}
-		for line := range strings.Lines(string(s.next)) {
-			fmt.Fprint(out, "  | "+line)
-		}
-	}
-	printNotes(out, made)
-	if len(steps) > 0 {
-		fmt.Fprintf(out, "Do it with: pushproxy setup %s --apply\n", p.client)
-	}
-	return nil
-}
-
-func printNotes(out io.Writer, made plan) {
-	for _, n := range made.notes {
-		fmt.Fprintln(out, n)
-	}
 }

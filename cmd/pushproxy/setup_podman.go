@@ -24,9 +24,9 @@ func planPodman(p *place) (plan, error) {
 			"plain HTTP to the registry door without --tls-verify=false, since TLS is off (tls: off)", snippet)
 	}
 	for _, host := range hosts {
-		made.write(filepath.Join(certs, host, "pushproxy.crt"), p.client+" trusts pushproxy's CA for "+host+" and nothing else", p.rootsText())
+		made.write(filepath.Join(certs, host, "pushproxy.crt"), p.tool+" trusts pushproxy's CA for "+host+" and nothing else", p.rootsText())
 	}
-	made.note("%s push … %s/%s/<repository>:<tag> needs no flag then.", p.client, p.localhost(), p.example())
+	made.note("%s push … %s/%s/<repository>:<tag> needs no flag then.", p.tool, p.localhost(), p.example())
 	if len(p.ForwardProxy.Listen) > 0 {
 		if err := p.writeVariables(&made); err != nil {
 			return made, err

@@ -12,7 +12,7 @@ func planVariables(p *place) (plan, error) {
 	if err := p.writeVariables(&made); err != nil {
 		return made, err
 	}
-	made.note("With SSL_CERT_FILE alone, %s takes names that begin with %s over TLS, without flags.", p.client, p.localhost())
+	made.note("With SSL_CERT_FILE alone, %s takes names that begin with %s over TLS, without flags.", p.tool, p.localhost())
 	return made, nil
 }
 
@@ -27,7 +27,7 @@ func (p *place) writeVariables(made *plan) error {
 	made.write(file, "variables for a shell: the forward-proxy door, and the CA beside the system's (programs in Go keep those)",
 		fmt.Sprintf("# Written by `pushproxy setup`. For a command or a shell: . %s\nexport HTTPS_PROXY=%s\nexport NO_PROXY=%s\nexport SSL_CERT_FILE=%s\n",
 			file, proxyURL, noProxy, p.bundle))
-	made.note("For real names, such as %s/<repository>:<tag>: (. %s; %s …)", p.example(), file, p.client)
+	made.note("For real names, such as %s/<repository>:<tag>: (. %s; %s …)", p.example(), file, p.tool)
 	p.noteOthers(made, "A command run so")
 	return nil
 }
