@@ -22,12 +22,13 @@ type scenario struct {
 
 // side is one way to do it.
 type side struct {
-	name    string
-	proxied bool   // through pushproxy, else straight to the upstream
-	storage string // of pushproxy
-	sink    bool   // the upstream discards what it gets, else it is distribution
-	line    bool   // the upstream is at the end of the long line, else on loopback
-	server  bool   // the upstream itself is what is measured
+	name     string
+	proxied  bool   // through pushproxy, else straight to the upstream
+	storage  string // of pushproxy
+	sink     bool   // the upstream discards what it gets, else it is distribution
+	uncached bool   // distribution knows nothing of blobs in memory
+	line     bool   // the upstream is at the end of the long line, else on loopback
+	server   bool   // the upstream itself is what is measured
 }
 
 // step is one thing that is measured.

@@ -87,7 +87,7 @@ func (s *scene) openTarget(ctx context.Context) error {
 		}
 		s.target = t
 	} else {
-		t, err := startDistribution(ctx, s.bench.tools, s.dir)
+		t, err := startDistribution(ctx, s.bench.tools, s.dir, s.side.uncached)
 		if err != nil {
 			return err
 		}

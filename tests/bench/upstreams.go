@@ -18,33 +18,20 @@ import (
 )
 
 // distribution is a running registry as its makers configure it (cmd/registry/config-example.yml), without a password.
+// That keeps what it knows of blobs in memory, unless uncached.
 type distribution struct {
 	*parts.Process
 	host string
 }
 
-func startDistribution(ctx context.Context, tools, dir string) (*distribution, error) {
+func startDistribution(ctx context.Context, tools, dir string, uncached bool) (*distribution, error) {
 	port, err := parts.FreePort()
 	if err != nil {
 		return nil, err
 	}
 	d := &distribution{host: fmt.Sprintf("127.0.0.1:%d", port)}
-	config, err := json.Marshal(map[string]any{ // JSON is YAML
-		"version": 0.1,
-		"log":     map[string]any{"level": "warn"},
-		"http":    map[string]any{"addr": d.host, "headers": map[string]any{"X-Content-Type-Options": []string{"nosniff"}}},
-		"storage": map[string]any{
-			"cache":      map[string]any{"blobdescriptor": "inmemory"},
-			"filesystem": map[string]any{"rootdirectory": filepath.Join(dir, "storage")},
-			"tag":        map[string]any{"concurrencylimit": 8},
-		},
-		"health": map[string]any{"storagedriver": map[string]any{"enabled": true, "interval": "10s", "threshold": 3}},
-	})
-	if err != nil {
-		return nil, err
-	}
 	file := filepath.Join(dir, "registry.yml")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
+	if err := d.configure(dir, file, uncached); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(filepath.Join(tools, "registry"), "serve", file)
@@ -62,6 +49,27 @@ func startDistribution(ctx context.Context, tools, dir string) (*distribution, e
 		return nil, err
 	}
 	return d, nil
+}
+
+func (d *distribution) configure(dir, file string, uncached bool) error {
+	storage := map[string]any{
+		"filesystem": map[string]any{"rootdirectory": filepath.Join(dir, "storage")},
+		"tag":        map[string]any{"concurrencylimit": 8},
+	}
+	if !uncached {
+		storage["cache"] = map[string]any{"blobdescriptor": "inmemory"}
+	}
+	config, err := json.Marshal(map[string]any{ // JSON is YAML
+		"version": 0.1,
+		"log":     map[string]any{"level": "warn"},
+		"http":    map[string]any{"addr": d.host, "headers": map[string]any{"X-Content-Type-Options": []string{"nosniff"}}},
+		"storage": storage,
+		"health":  map[string]any{"storagedriver": map[string]any{"enabled": true, "interval": "10s", "threshold": 3}},
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, config, 0o600)
 }
 
 func (d *distribution) address() string { return d.host }
