@@ -112,7 +112,7 @@ func TestContainerdPushesARealNameToTheRegistryDoor(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			d := startDoors(t, func(r *rig) { r.config.TLS = c.tls })
-			run := startContainerd(t, c.find(t, "containerd"), c.find(t, "ctr"))
+			run, _ := startContainerd(t, c.find(t, "containerd"), c.find(t, "ctr"))
 			hosts := c.hosts(t, d)
 			for _, tag := range []string{"single", "multi"} {
 				ref := upstreamName + "/team/" + tag + ":v1"
@@ -146,24 +146,24 @@ func plainHosts(t *testing.T, d *doors) string {
 	return dir
 }
 
-// startContainerd runs a containerd that holds the shared images, and returns its ctr.
-func startContainerd(t *testing.T, daemon, ctr string) func(args ...string) string {
+// startContainerd runs a containerd that holds the shared images, and returns its ctr and its socket.
+func startContainerd(t *testing.T, daemon, ctr string) (run func(args ...string) string, socket string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		leftOut(t, "containerd runs as root only")
 	}
 	dir := shortDir(t)
 	config := writeFile(t, filepath.Join(dir, "config.toml"), "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\"]\n", 0o600)
-	socket := filepath.Join(dir, "c.sock")
+	socket = filepath.Join(dir, "c.sock")
 	cmd := exec.Command(daemon, "--config", config, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"), "--address", socket)
 	cmd.Env = cleanEnv(dir)
 	startDaemon(t, cmd, func() error { return exec.Command(ctr, "--address", socket, "version").Run() })
-	run := func(args ...string) string {
+	run = func(args ...string) string {
 		t.Helper()
 		return command{env: cleanEnv(dir)}.run(t, ctr, append([]string{"--address", socket, "--namespace", "test"}, args...)...)
 	}
 	run("images", "import", "--no-unpack", "--all-platforms", "--base-name", "sample", tarOf(t, samples(t).dir))
-	return run
+	return run, socket
 }
 
 func TestBuildKitThatWasSetUpPushesARealName(t *testing.T) {

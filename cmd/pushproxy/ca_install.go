@@ -56,7 +56,7 @@ func installCA(cmd *cobra.Command, root string) error {
 	}
 	steps, err := j.apply(made, systemTrust, root)
 	if err != nil {
-		return errors.New(strings.ReplaceAll(err.Error(), "pushproxy setup "+systemTrust+" --apply", "pushproxy ca install"))
+		return errors.New(strings.ReplaceAll(err.Error(), "setup "+systemTrust+" --apply", "ca install"))
 	}
 	for _, s := range steps {
 		fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", s.at)

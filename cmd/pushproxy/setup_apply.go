@@ -103,7 +103,7 @@ func (j *journal) apply(p plan, client, root string) ([]step, error) {
 		}
 	}
 	if len(denied) > 0 {
-		return nil, fmt.Errorf("you may not write %s; nothing was changed. Run it as the user who may, with your own home: sudo env HOME=\"$HOME\" pushproxy setup %s --apply", strings.Join(denied, ", "), client)
+		return nil, fmt.Errorf("you may not write %s; nothing was changed. Run it as root, with your own home: sudo env HOME=\"$HOME\" \"$(command -v pushproxy)\" setup %s --apply", strings.Join(denied, ", "), client)
 	}
 	leaving := j.leaving(steps, client)
 	if err := j.save(); err != nil {
