@@ -119,14 +119,14 @@ func (s *Routes) tunnel(ctx context.Context, authority string) (tunnel, error) {
 	return tunnel{host: host, port: port, upstream: repo.Host}, nil
 }
 
-// routeTunnel finds the repository of a call that came through a tunnel. The
-// client wrote its real name: no prefix comes before it.
-func (g *Registry) routeTunnel(c *call, t tunnel) (err error) {
-	if c.repo, err = (Upstream{Host: t.upstream}).repo(c.Name); err != nil {
-		return err
+// repository returns the upstream's repository for a name in a call: by the
+// tunnel that the call came through, else by what it names.
+func (g *Registry) repository(c *call, name string) (oci.Repo, error) {
+	if t, ok := tunnelOf(c.Context()); ok {
+		// The client wrote the registry's own name for it: no prefix comes before it.
+		return Upstream{Host: t.upstream}.repo(name)
 	}
-	c.target, err = g.Target(c.Context(), c.principal, c.repo.Host)
-	return err
+	return g.Routes.Route(c.Context(), c.Namespace, name)
 }
 
 // connQueue is a listener whose connections are handed to it.
