@@ -65,7 +65,11 @@ var ErrNotCovered = errors.New("no issuer of this installation's CA covers that 
 // names the file.
 func OpenCA(dir string) (*CA, error) {
 	ca := NewCA(dir)
-	return ca, ca.reload()
+	if err := ca.reload(); err != nil {
+		return nil, err
+	}
+	_, err := ca.bundled()
+	return ca, err
 }
 
 // NewCA is the CA in dir, unread.
@@ -98,7 +102,11 @@ func (ca *CA) Cover(names ...string) (added []string, err error) {
 		}
 	}
 	if len(added) == 0 {
-		return nil, nil
+		// A crash may have come between an issuer and the bundle.
+		if whole, err := ca.bundled(); err != nil || whole {
+			return nil, err
+		}
+		return nil, ca.bundle()
 	}
 	if len(ca.issuers) >= maxIssuers {
 		return nil, fmt.Errorf("the CA in %s has grown %d times: start it anew with `pushproxy ca renew`, then apply the set-up of each client again", ca.dir, maxIssuers)

@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -143,73 +142,6 @@ func (ca *CA) add(names []string, now time.Time) error {
 		return err
 	}
 	return ca.store(rootDER, belowDER, key)
-}
-
-// store puts the files of an issuer in place by one rename, then the bundle.
-func (ca *CA) store(root, below []byte, key *ecdsa.PrivateKey) error {
-	if err := os.MkdirAll(ca.dir, 0o700); err != nil {
-		return err
-	}
-	temp, err := os.MkdirTemp(ca.dir, "new-")
-	if err != nil {
-		return err
-	}
-	// Gone when all went well.
-	defer os.RemoveAll(temp)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name, kind string
-		der        []byte
-		mode       os.FileMode
-	}{{rootFile, "CERTIFICATE", root, 0o444}, {chainFile, "CERTIFICATE", below, 0o444}, {keyFile, "PRIVATE KEY", keyDER, 0o400}} {
-		text := pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der})
-		if err := os.WriteFile(filepath.Join(temp, f.name), text, f.mode); err != nil {
-			return err
-		}
-	}
-	// Another process may take the number first: a directory that is not empty is
-	// never renamed over.
-	for range maxIssuers {
-		numbers, err := issuerNumbers(ca.dir)
-		if err != nil {
-			return err
-		}
-		next := 1
-		if len(numbers) > 0 {
-			next = numbers[len(numbers)-1] + 1
-		}
-		if err = os.Rename(temp, filepath.Join(ca.dir, strconv.Itoa(next))); err == nil {
-			return ca.bundle()
-		}
-		if !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
-	return errors.New("other processes keep adding to it")
-}
-
-// bundle writes the roots of all issuers into one file.
-func (ca *CA) bundle() error {
-	numbers, err := issuerNumbers(ca.dir)
-	if err != nil {
-		return err
-	}
-	var all []byte
-	for _, n := range numbers {
-		text, err := os.ReadFile(filepath.Join(ca.dir, strconv.Itoa(n), rootFile))
-		if err != nil {
-			return err
-		}
-		all = append(all, text...)
-	}
-	temp := filepath.Join(ca.dir, bundleFile+".new")
-	if err := os.WriteFile(temp, all, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temp, ca.Bundle())
 }
 
 // readIssuer reads an issuer and checks that its parts belong together.

@@ -1,15 +1,9 @@
 package tests
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -18,83 +12,6 @@ import (
 func allSetups() []string {
 	return []string{"docker", "docker-desktop", "colima", "podman", "podman-machine", "buildah", "skopeo", "containerd", "nerdctl", "buildkit",
 		"crane", "oras", "regctl", "kubernetes", "systemd", "launchd"}
-}
-
-// tree is every file, directory and link below dir, with mode, owner and content.
-func tree(t *testing.T, dir string) string {
-	t.Helper()
-	var lines []string
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		what := ""
-		switch {
-		case e.Type() == fs.ModeSymlink:
-			what, err = os.Readlink(path)
-		case e.Type().IsRegular():
-			var b []byte
-			b, err = os.ReadFile(path)
-			sum := sha256.Sum256(b)
-			what = hex.EncodeToString(sum[:])
-		}
-		s := info.Sys().(*syscall.Stat_t)
-		lines = append(lines, fmt.Sprintf("%s %s %d:%d %s", strings.TrimPrefix(path, dir), info.Mode(), s.Uid, s.Gid, what))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sort.Strings(lines)
-	return strings.Join(lines, "\n")
-}
-
-// setupRig is a home and an /etc as people have them, which no set-up may damage.
-type setupRig struct {
-	*rig
-	root string
-}
-
-func newSetupRig(t *testing.T) *setupRig {
-	t.Helper()
-	r := &setupRig{root: t.TempDir()}
-	program := pushproxyProgram(t, buildPlain) // hundreds of short runs
-	r.rig = prepare(t, "http://127.0.0.1:1", func(r *rig) {
-		r.program = program
-		r.config.ForwardProxy.Listen = []string{"127.0.0.1:5002"}
-	})
-	for path, content := range map[string]string{
-		"/etc/docker/daemon.json":                                  `{"log-driver":"local"}`,
-		"/etc/docker/certs.d/" + upstreamName + "/ca.crt":          "the company's own\n",
-		"/etc/systemd/system/docker.service.d/http-proxy.conf":     "[Service]\nEnvironment=HTTP_PROXY=http://corp:3128\n",
-		"/etc/containerd/certs.d/" + upstreamName + "/hosts.toml":  "server = \"https://" + upstreamName + "\"\n\n[host.\"https://mirror.corp\"]\n  capabilities = [\"pull\"]",
-		"/etc/buildkit/buildkitd.toml":                             "debug = true\n\n[registry.\"other.test\"]\n  http = true",
-		r.home + "/.config/containers/registries.conf":             "unqualified-search-registries = []\n",
-		r.home + "/.docker/config.json":                            "{\n\t\"auths\": {}\n}",
-		"/usr/local/share/ca-certificates/corp.crt":                "corp\n",
-		"/etc/systemd/system/multi-user.target.wants/.placeholder": "",
-	} {
-		writeFile(t, filepath.Join(r.root, path), content, 0o640)
-	}
-	return r
-}
-
-func (r *setupRig) setup(t *testing.T, args ...string) (stdout, stderr string, err error) {
-	t.Helper()
-	return r.run(t, append([]string{"setup", "--root", r.root}, args...)...)
-}
-
-func (r *setupRig) must(t *testing.T, args ...string) string {
-	t.Helper()
-	stdout, stderr, err := r.setup(t, args...)
-	if err != nil {
-		t.Fatalf("setup %v: %v\n%s\n%s", args, err, stdout, stderr)
-	}
-	return stdout
 }
 
 func TestEachSetupIsAppliedCheckedAndUndoneByteForByte(t *testing.T) {
@@ -316,81 +233,4 @@ func TestABadSetupChangesNothingAndSaysWhy(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestRootsOwnSetupIsItsOwnAndDoctorKnowsIt(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		leftOut(t, "only root has the choice")
-	}
-	r := newSetupRig(t)
-	mkdir(t, filepath.Join(r.home, ".config"))
-	must := func(args ...string) string {
-		t.Helper()
-		stdout, stderr, err := r.run(t, args...)
-		if err != nil {
-			t.Fatalf("%v: %v\n%s\n%s", args, err, stdout, stderr)
-		}
-		return stdout
-	}
-	before := tree(t, filepath.Join(r.home, ".config"))
-	must("setup", "containerd", "--user", "--apply")
-	file := filepath.Join(r.home, ".config/containerd/certs.d", upstreamName, "hosts.toml")
-	must("setup", "containerd", "--user", "--check")
-	if _, _, err := r.setup(t, "containerd", "--check"); err == nil {
-		t.Error("the machine's set-up is said to be there")
-	}
-	if out, _, _ := r.run(t, "doctor"); !strings.Contains(out, "ok   client-config    set up: containerd --user") {
-		t.Errorf("doctor does not know it:\n%s", out)
-	}
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	if out, _, _ := r.run(t, "doctor"); !strings.Contains(out, "pushproxy setup containerd --user --apply") {
-		t.Errorf("doctor does not miss it:\n%s", out)
-	}
-	must("setup", "containerd", "--user", "--undo")
-	if got := tree(t, filepath.Join(r.home, ".config")); got != before {
-		t.Errorf("left\n%s\nwant\n%s", got, before)
-	}
-}
-
-func TestTheSystemsTrustIsAskedForAndGivenBack(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		leftOut(t, "the system's trust is root's")
-	}
-	system(t, "update-ca-certificates")
-	d := startDoors(t, nil)
-	local, store := t.TempDir(), t.TempDir()
-	// The machine's own store is not touched: the commands see copies in its place.
-	inside := func(args ...string) string {
-		t.Helper()
-		script := `mount --bind "$0" /usr/local/share/ca-certificates && mount --bind "$1" /etc/ssl/certs && shift && exec "$@"`
-		return command{env: cleanEnv(d.home)}.run(t, system(t, "unshare"), append([]string{"--mount", "--propagation=private", "/bin/sh", "-c", script, local, store}, args...)...)
-	}
-	inside("update-ca-certificates")
-	before := tree(t, local) + tree(t, store)
-	ask := []string{system(t, "curl"), "-sS", "--connect-to", fmt.Sprintf("::127.0.0.1:%d", d.Port), "https://localhost/v2/", "-H", fmt.Sprintf("Host: localhost:%d", d.Port)}
-	inside(d.program, "ca", "install", "--config", d.file)
-	if got := inside(ask...); got != "{}" {
-		t.Errorf("curl, which trusts the system, got %q", got)
-	}
-	inside(d.program, "ca", "uninstall", "--config", d.file)
-	if got := tree(t, local) + tree(t, store); got != before {
-		t.Errorf("ca uninstall left %s", onlyIn(got, before))
-	}
-}
-
-// onlyIn lists the lines that are in one tree and not in the other.
-func onlyIn(got, want string) string {
-	var b strings.Builder
-	for _, pair := range [][3]string{{"+", got, want}, {"-", want, got}} {
-		for line := range strings.Lines(pair[1]) {
-			if !strings.Contains(pair[2], strings.TrimSpace(line)) {
-				b.WriteString("\n" + pair[0] + " " + strings.TrimSpace(line))
-			}
-		}
-	}
-	return b.String()
 }
