@@ -20,15 +20,17 @@ import (
 // Config is the whole configuration. config.example.yaml is its manual; a test
 // holds the two together.
 type Config struct {
-	Listen          []string          `mapstructure:"listen"`
-	DataDir         string            `mapstructure:"data_dir"`
-	Auth            string            `mapstructure:"auth"`
-	DefaultUpstream string            `mapstructure:"default_upstream"`
-	Upstreams       []UpstreamConfig  `mapstructure:"upstreams"`
-	Storage         string            `mapstructure:"storage"`
-	Credentials     CredentialsConfig `mapstructure:"credentials"`
-	Proxy           string            `mapstructure:"proxy"`
-	Log             LogConfig         `mapstructure:"log"`
+	Listen          []string           `mapstructure:"listen"`
+	TLS             string             `mapstructure:"tls"`
+	ForwardProxy    ForwardProxyConfig `mapstructure:"forward_proxy"`
+	DataDir         string             `mapstructure:"data_dir"`
+	Auth            string             `mapstructure:"auth"`
+	DefaultUpstream string             `mapstructure:"default_upstream"`
+	Upstreams       []UpstreamConfig   `mapstructure:"upstreams"`
+	Storage         string             `mapstructure:"storage"`
+	Credentials     CredentialsConfig  `mapstructure:"credentials"`
+	Proxy           string             `mapstructure:"proxy"`
+	Log             LogConfig          `mapstructure:"log"`
 }
 
 // UpstreamConfig is one entry of upstreams.
@@ -76,6 +78,9 @@ var keys = []struct {
 	usage string
 }{
 	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, loopback only (repeatable)"},
+	{"tls", "auto", "tls", "TLS on the registry door beside plain HTTP, from pushproxy's own CA: auto or off"},
+	{"forward_proxy.listen", []string{"127.0.0.1:5002"}, "forward-proxy-listen", "`address` of the forward-proxy door, loopback only (repeatable)"},
+	{"forward_proxy.tunnel_others", false, "tunnel-others", "pass port 443 of other hosts through the forward-proxy door, untouched"},
 	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
 	{"auth", "auto", "auth", "who may call: auto or none (every local caller is you)"},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
@@ -100,6 +105,8 @@ func addFlags(flags *pflag.FlagSet) {
 			flags.String(k.flag, value, k.usage)
 		case []string:
 			flags.StringSlice(k.flag, value, k.usage)
+		case bool:
+			flags.Bool(k.flag, value, k.usage)
 		case time.Duration:
 			flags.Duration(k.flag, value, k.usage)
 		}
@@ -237,6 +244,7 @@ func (c *Config) check() (problems []string) {
 		}
 	}
 	oneOf("auth", c.Auth, "auto", "none")
+	oneOf("tls", c.TLS, "auto", "off")
 	oneOf("storage", c.Storage, "badger")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
@@ -248,6 +256,7 @@ func (c *Config) check() (problems []string) {
 			say("listen: %q %s", address, why)
 		}
 	}
+	c.ForwardProxy.check(say)
 	if !filepath.IsAbs(c.DataDir) {
 		say("data_dir: %q is not an absolute path", c.DataDir)
 	}

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/net/netutil"
 
 	"pushproxy/blobcache"
 	"pushproxy/forward"
@@ -66,19 +65,14 @@ func newLogger(c LogConfig, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// serve runs the registry door until ctx ends.
+// serve runs the doors until ctx ends.
 func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	restrictFiles()
-	listeners, err := listen(c.Listen, log)
+	d, err := listenDoors(c, log)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, l := range listeners {
-			// A server that ran has closed it already.
-			_ = l.Close()
-		}
-	}()
+	defer d.close()
 	stores, err := openStores(ctx, c.DataDir)
 	if err != nil {
 		return err
@@ -91,20 +85,25 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	guard, err := proxy.NewGuard(addresses(listeners))
+	guard, err := proxy.NewGuard(addresses(d.registry))
 	if err != nil {
 		return err
 	}
-	door := &proxy.Registry{
+	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log,
 	}
-	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
-		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
+	if err := d.open(ctx, c, registry, upstreams, log); err != nil {
+		return err
+	}
+	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS,
+		"forward_proxy", strings.Join(addresses(d.forward), " "),
+		"push_to", pushTo(d.registry), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
-	err = runServer(ctx, door, listeners, forwarder, log)
+	tasks.Go(func() { watchdog(background, d.registry[0].Addr().String()) })
+	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()
 	return err
@@ -131,30 +130,19 @@ func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
 	}
 }
 
-// runServer answers until ctx ends, and then lets what is under way finish.
-func runServer(ctx context.Context, door http.Handler, listeners []net.Listener, forwarder *forward.Forwarder, log *slog.Logger) error {
-	server := &http.Server{
-		Handler:           door,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+// runDoors answers until ctx ends, and then lets what is under way finish.
+func runDoors(ctx context.Context, d *doors, forwarder *forward.Forwarder, log *slog.Logger) error {
+	// The listeners are open: who connects now is answered in a moment.
+	if err := notify("READY=1"); err != nil {
+		return err
 	}
-	failed := make(chan error, len(listeners))
-	for _, l := range listeners {
-		go func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) }()
-	}
-	var err error
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-	}
+	err := d.serve(ctx)
+	_ = notify("STOPPING=1")
 	log.Info("stopping; pushes under way may finish", "for_at_most", stopFor)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopFor)
 	defer cancel()
-	if shutdownErr := server.Shutdown(stop); shutdownErr != nil {
+	if stopErr := d.stop(stop); stopErr != nil {
 		log.Warn("some requests did not finish; clients can push again and what was received is kept")
-		_ = server.Close()
 	}
 	if closeErr := forwarder.Close(stop); closeErr != nil {
 		log.Warn("some uploads did not finish; the next push sends them again from the cache")
