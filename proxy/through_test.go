@@ -58,6 +58,9 @@ func TestAnImpatientClientIsAskedToRepeatAndJoinsThePushUnderWay(t *testing.T) {
 	}
 }
 
+// paceTest is the length of a blob whose beginning is held back.
+const paceTest = unread + 12<<20
+
 func TestOnlyAnImpatientClientIsHeldToTheUpstreamsPace(t *testing.T) {
 	for agent, held := range map[string]bool{"containerd/2.4.2": true, "oras/1.3.2": false} {
 		t.Run(agent, func(t *testing.T) {
@@ -70,7 +73,7 @@ func TestOnlyAnImpatientClientIsHeldToTheUpstreamsPace(t *testing.T) {
 					}
 					return false
 				}
-				blob := blobOf(24 << 20)
+				blob := blobOf(paceTest)
 				at := r.begin(app)
 				done := make(chan int)
 				go func() {
