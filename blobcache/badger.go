@@ -1,6 +1,7 @@
 package blobcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,20 +22,6 @@ const (
 	formatVersion = "2"
 	pageSize      = 256 // entries per read transaction of an iteration
 )
-
-// BadgerOptions are the settings of OpenBadger. Zero means the default, which
-// is right outside tests.
-type BadgerOptions struct {
-	// Floor is the free space in bytes below which nothing more is stored;
-	// default 512 MiB, or 2 ValueLogFileSize + 4 MemTableSize if that is more.
-	Floor int64
-	// ValueLogFileSize is where a file of chunks ends, in bytes; default
-	// 256 MiB. After a crash the last file is read again.
-	ValueLogFileSize int64
-	// MemTableSize is the bytes of keys and records kept in memory before they
-	// become a table; default 16 MiB.
-	MemTableSize int64
-}
 
 // Badger is Bodies and Index in one badger database. Make it with OpenBadger.
 //
@@ -172,6 +159,30 @@ func (s *Badger) uploads(from string) (uploads []string, err error) {
 		return nil
 	})
 	return uploads, err
+}
+
+// hasChunks reports whether the upload's first chunk is here, and any other.
+func (s *Badger) hasChunks(upload string) (first, rest bool, err error) {
+	s.use.RLock()
+	defer s.use.RUnlock()
+	prefix := []byte(chunkPrefix + upload + "/")
+	err = s.db.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+		defer it.Close()
+		for it.Seek(prefix); it.Valid() && !rest; it.Next() {
+			isFirst := bytes.Equal(it.Item().Key(), chunkKey(upload, 0))
+			first, rest = first || isFirst, rest || !isFirst
+		}
+		return nil
+	})
+	return first, rest, err
+}
+
+// forgetChunk deletes one chunk.
+func (s *Badger) forgetChunk(upload string, n int) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
 // entries returns the first entries of prefix whose keys are at or after from.

@@ -9,6 +9,20 @@ import (
 	"iter"
 )
 
+// BadgerOptions are the settings of OpenBadger. Zero means the default, which
+// is right outside tests.
+type BadgerOptions struct {
+	// Floor is the free space in bytes below which nothing more is stored;
+	// default 512 MiB, or 2 ValueLogFileSize + 4 MemTableSize if that is more.
+	Floor int64
+	// ValueLogFileSize is where a file of chunks ends, in bytes; default
+	// 256 MiB. After a crash the last file is read again.
+	ValueLogFileSize int64
+	// MemTableSize is the bytes of keys and records kept in memory before they
+	// become a table; default 16 MiB.
+	MemTableSize int64
+}
+
 // Close ends the store's use of the directory, after the calls under way. Calls
 // that come later fail.
 func (s *Badger) Close() error {

@@ -25,8 +25,10 @@ import (
 const (
 	// stopFor is how long a stop may take: what is under way ends or is given up.
 	stopFor = 25 * time.Second
-	// uploadIdle is how long an upload may lie before it is dropped at a start.
+	// uploadIdle is how long an upload may lie before it is dropped, and sweepEvery
+	// how often that is looked for.
 	uploadIdle = 24 * time.Hour
+	sweepEvery = 10 * time.Minute
 	// The server's limits (trust.md S28). There is none on a whole request, since
 	// no limit suits every layer; bodies have one on pauses.
 	headerTimeout  = 10 * time.Second
@@ -107,14 +109,24 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	return err
 }
 
-// sweep gives back the space of uploads that nobody will finish.
+// sweep gives back the space of what nobody will finish or read: at once, since
+// a crash may have left much, and then every sweepEvery.
 func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
-	n, err := cache.Sweep(ctx, uploadIdle)
-	switch {
-	case err != nil && ctx.Err() == nil:
-		log.Warn("dead uploads could not all be swept; the next start tries again", "error", err)
-	case n > 0:
-		log.Info("dead uploads swept", "uploads", n)
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		n, err := cache.Sweep(ctx, uploadIdle)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			log.Warn("dead uploads could not all be swept; it is tried again later", "error", err, "in", sweepEvery)
+		case n > 0:
+			log.Info("dead uploads swept", "uploads", n)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
