@@ -74,6 +74,10 @@ func TestEveryEndPointTakesARealName(t *testing.T) {
 			a.want(t, http.StatusOK, "HEAD", with(repo+"/manifests/"+digestOf(content)), nil, "Accept", typeManifest)
 			got = a.want(t, http.StatusOK, "GET", with(repo+"/tags/list"), nil)
 			wantEqual(t, "the tags", string(got.body), `{"name":"team/app","tags":["v1"]}`)
+			if ns == "" { // what a client writes beside the name counts for nothing in a tunnel
+				got = a.want(t, http.StatusOK, "GET", repo+"/tags/list?ns=other.test", nil)
+				wantEqual(t, "the tags", string(got.body), `{"name":"team/app","tags":["v1"]}`)
+			}
 			a.do(t, "GET", with(repo+"/referrers/"+digestOf(content)), nil)
 			rec.reset()
 			a.want(t, http.StatusCreated, "POST", with(other+"/blobs/uploads/?mount="+layer.Digest+"&from=team/app"), nil)

@@ -71,3 +71,54 @@ func TestTheSystemsTrustIsAskedForAndGivenBack(t *testing.T) {
 		t.Errorf("ca uninstall left %s", onlyIn(got, before))
 	}
 }
+
+func TestRootSetsUpForAUserWithoutRunningWhatIsTheirs(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		leftOut(t, "acting for another user needs root")
+	}
+	r := newSetupRig(t)
+	before := tree(t, r.root)
+	const nobody = 65534
+	bin, ran := t.TempDir(), filepath.Join(t.TempDir(), "ran")
+	writeFile(t, filepath.Join(bin, "docker-credential-canary"), "#!/bin/sh\ntouch "+ran+"\necho '{}'\n", 0o755)
+	r.env[0] = "PATH=" + bin + ":" + strings.TrimPrefix(r.env[0], "PATH=")
+	writeFile(t, r.config.Credentials.DockerConfig, `{"credsStore":"canary"}`, 0o600)
+	mkdir(t, r.config.DataDir)
+	if err := os.Chown(r.config.DataDir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, err := r.setup(t, "docker", "--apply"); err == nil || !strings.Contains(stderr, "pushproxy serve") {
+		t.Errorf("without a CA of the user's: %v\n%s", err, stderr)
+	}
+	if _, _, err := r.run(t, "ca", "renew"); err == nil {
+		t.Error("root made a CA for the user")
+	}
+	// The user's own start makes it.
+	if err := os.Chown(r.config.DataDir, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, err := r.run(t, "ca", "renew"); err != nil {
+		t.Fatal(stderr)
+	}
+	_ = os.Remove(ran)
+	if err := os.Chown(r.config.DataDir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"docker"}, {"docker", "--apply"}, {"docker", "--check"}} {
+		r.must(t, args...)
+	}
+	if _, err := os.Stat(filepath.Join(r.root, "/etc/docker/certs.d", upstreamName, "pushproxy.crt")); err != nil {
+		t.Error(err)
+	}
+	if journal := tree(t, r.config.DataDir); !strings.Contains(journal, "setup-trial.json -rw------- 65534:65534") {
+		t.Errorf("the journal is not the user's:\n%s", journal)
+	}
+	r.must(t, "docker", "--undo")
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("root ran the user's credential helper")
+	}
+	if got := tree(t, r.root); got != before {
+		t.Errorf("left %s", onlyIn(got, before))
+	}
+}

@@ -33,9 +33,11 @@ func caCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			names, err := allowedNames(cmd, c)
-			if err != nil {
-				return err
+			var names []string
+			if !c.foreign() {
+				if names, err = allowedNames(cmd, c); err != nil {
+					return err
+				}
 			}
 			return showCA(cmd.OutOrStdout(), c, names, asPEM, time.Now())
 		},
@@ -119,6 +121,9 @@ func showCA(out io.Writer, c Config, names []string, asPEM bool, now time.Time) 
 }
 
 func renewCA(cmd *cobra.Command, c Config) error {
+	if c.foreign() {
+		return fmt.Errorf("%s belongs to another user, who renews the CA: run it as that user", c.DataDir)
+	}
 	names, err := allowedNames(cmd, c)
 	if err != nil {
 		return err

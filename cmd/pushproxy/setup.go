@@ -162,11 +162,11 @@ func newPlace(cmd *cobra.Command, client, root string, make bool) (*place, error
 	return p, nil
 }
 
-// foreign reports whether root sets up for another user: then nothing of that
-// user is run or read but what is public (trust.md S4).
-func (p *place) foreign() bool {
-	info, err := os.Stat(p.DataDir)
-	if err != nil || !p.system {
+// foreign reports whether root acts on another user's data directory: then
+// nothing of that user is run or read but what is public (trust.md S4).
+func (c Config) foreign() bool {
+	info, err := os.Stat(c.DataDir)
+	if err != nil || os.Geteuid() != 0 {
 		return false
 	}
 	uid, _ := ownerOf(info)
