@@ -18,6 +18,7 @@ import (
 
 const (
 	chunkPrefix   = "chunk/"
+	inLog         = 4 << 10 // bytes from which on a value goes to the value log
 	formatKey     = "format"
 	formatVersion = "2"
 	pageSize      = 256 // entries per read transaction of an iteration
@@ -42,6 +43,7 @@ type Badger struct {
 	reclaim sync.Mutex   // one Drop at a time
 	use     sync.RWMutex // held by whoever reads or syncs, against them by Close
 	files   fileSync
+	ahead   ahead
 }
 
 // OpenBadger opens the store in dir, which it creates with mode 0700 if it is
@@ -54,7 +56,10 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	if err := prepareDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Badger{space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(), files: fileSync{dir: dir}}
+	s := &Badger{
+		space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
+		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize},
+	}
 	// Opening replays and flushes memtables; on a full disk that is a SIGBUS.
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
@@ -76,7 +81,7 @@ func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b := badger.DefaultOptions(dir).WithLogger(log)
 	// Bodies, small ones too, to the value log: in the LSM they are written four
 	// times, and cost GiBs of memory.
-	b.ValueThreshold = 4 << 10
+	b.ValueThreshold = inLog
 	b.ValueLogFileSize = o.ValueLogFileSize
 	b.MemTableSize = o.MemTableSize
 	b.NumMemtables = 2
@@ -137,6 +142,7 @@ func (s *Badger) collect() error {
 	// what is not overwritten meanwhile cannot come back from the old file.
 	s.gate.Lock()
 	err := s.db.RunValueLogGC(0.5)
+	s.ahead.forget()
 	s.gate.Unlock()
 	if err != nil {
 		return err
@@ -176,13 +182,6 @@ func (s *Badger) hasChunks(upload string) (first, rest bool, err error) {
 		return nil
 	})
 	return first, rest, err
-}
-
-// forgetChunk deletes one chunk.
-func (s *Badger) forgetChunk(upload string, n int) error {
-	s.gate.RLock()
-	defer s.gate.RUnlock()
-	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
 // entries returns the first entries of prefix whose keys are at or after from.

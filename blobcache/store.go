@@ -32,6 +32,7 @@ func (s *Badger) Close() error {
 	defer s.gate.Unlock()
 	s.use.Lock()
 	defer s.use.Unlock()
+	s.ahead.forget()
 	return s.db.Close()
 }
 
@@ -47,6 +48,13 @@ func (s *Badger) PutAndSwap(ctx context.Context, upload string, n int, p []byte,
 		return false, err
 	}
 	return s.apply(ctx, chunkKey(upload, n), p, changes)
+}
+
+// forgetChunk deletes one chunk.
+func (s *Badger) forgetChunk(upload string, n int) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
 // GetChunk implements Bodies.
@@ -111,6 +119,11 @@ func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change)
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
+	if len(chunk) >= inLog && s.ahead.lost() {
+		s.gate.Lock()
+		s.ahead.find()
+		s.gate.Unlock()
+	}
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	defer s.lock(changes)()
@@ -133,8 +146,31 @@ func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change)
 	if !dirty {
 		return true, nil
 	}
+	if err := s.makeRoom(chunk, changes); err != nil {
+		return false, err
+	}
 	err := s.write(key, chunk, changes)
 	return err == nil, err
+}
+
+// makeRoom prepares the value log for what goes there.
+func (s *Badger) makeRoom(chunk []byte, changes []Change) error {
+	var bytes int64
+	entries := 0
+	count := func(p []byte) {
+		if len(p) >= inLog {
+			bytes += int64(len(p))
+			entries++
+		}
+	}
+	count(chunk)
+	for _, change := range changes {
+		count(change.New)
+	}
+	if entries == 0 {
+		return nil
+	}
+	return s.space.explain(s.ahead.reserve(bytes, entries))
 }
 
 // lock takes the changes' keys for the caller alone, until it calls unlock.

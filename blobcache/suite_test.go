@@ -32,6 +32,34 @@ type apart struct {
 	blobcache.Index
 }
 
+// diskStores open the stores that survive the process, with small files.
+var diskStores = map[string]func(dir string) (diskStore, error){
+	"badger": func(dir string) (diskStore, error) { return blobcache.OpenBadger(dir, small) },
+	"files": func(dir string) (diskStore, error) {
+		return blobcache.OpenFiles(dir, blobcache.FilesOptions{BadgerOptions: small})
+	},
+}
+
+type diskStore interface {
+	blobcache.Joint
+	Close() error
+}
+
+// openDisk opens one of diskStores, and closes it with the test.
+func openDisk(t testing.TB, kind, dir string) diskStore {
+	t.Helper()
+	s, err := diskStores[kind](dir)
+	if err != nil {
+		t.Fatalf("opening %s: %v", kind, err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
 // openBadger opens a store with small files, and closes it with the test.
 func openBadger(t testing.TB, dir string) *blobcache.Badger {
 	t.Helper()
