@@ -83,11 +83,11 @@ func (d *doors) close() {
 func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u *upstreams, log *slog.Logger) error {
 	// The limit comes first: the server must see the TLS connections themselves.
 	for i, l := range d.registry {
-		d.registry[i] = netutil.LimitListener(l, maxConnections)
+		d.registry[i] = netutil.LimitListener(narrow{l}, maxConnections)
 	}
 	for i, l := range d.forward {
 		// The connections of tunnels count here until they end.
-		d.forward[i] = netutil.LimitListener(l, maxConnections)
+		d.forward[i] = netutil.LimitListener(narrow{l}, maxConnections)
 	}
 	d.api = newServer(registry, log)
 	d.api.ConnContext = proxy.ConnContext
