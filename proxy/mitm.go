@@ -101,9 +101,21 @@ func (m *Mitm) connect(authority string, ctx *goproxy.ProxyCtx) (*goproxy.Connec
 		}
 	}
 	e := oci.AsError(err)
+	if errors.Is(err, oci.ErrNameUnknown) {
+		e = oci.ErrNameUnknown.With("%s is not a registry that pushproxy knows: docker login %s, or set forward_proxy.tunnel_others to let other hosts pass through", clip(authority), hostOf(authority)).Because(err)
+	}
 	m.log.Info("refused", "method", "CONNECT", "authority", clip(authority), "status", e.Status, "error", clip(err.Error()))
 	ctx.Resp = refusal(e)
 	return &goproxy.ConnectAction{Action: goproxy.ConnectReject}, authority
+}
+
+// hostOf is what to log in to for an authority that splitAuthority took.
+func hostOf(authority string) string {
+	host, port, _ := splitAuthority(authority)
+	if port != tunnelPort {
+		return net.JoinHostPort(host, port)
+	}
+	return host
 }
 
 func hijack(f func(*http.Request, net.Conn, *goproxy.ProxyCtx)) *goproxy.ConnectAction {

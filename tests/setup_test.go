@@ -140,6 +140,37 @@ func TestAHalfAppliedSetupIsUndone(t *testing.T) {
 	}
 }
 
+func TestEnginesInVirtualMachinesAreNoticedAndExplained(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		client, has string
+		words       []string
+	}{
+		"Docker Desktop": {"docker", ".docker/desktop", []string{"host.docker.internal", "Settings", "virtual machine"}},
+		"Colima":         {"docker", ".colima", []string{"192.168.5.2", "colima start", "virtual machine"}},
+		"podman machine": {"podman", ".config/containers/podman/machine", []string{"setup podman-machine"}},
+		"asked by name":  {"podman-machine", "x", []string{"host.containers.internal", "podman machine ssh", "virtual machine"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newSetupRig(t)
+			if err := os.RemoveAll(filepath.Join(r.root, "/etc/docker")); err != nil {
+				t.Fatal(err)
+			}
+			mkdir(t, filepath.Join(r.root, r.home, c.has))
+			out := r.must(t, c.client)
+			for _, word := range c.words {
+				if !strings.Contains(out, word) {
+					t.Errorf("the text does not say %q:\n%s", word, out)
+				}
+			}
+			if strings.Contains(out, "/etc/systemd") {
+				t.Errorf("it would write for a daemon that is not here:\n%s", out)
+			}
+		})
+	}
+}
+
 func TestWhatSomebodyChangedAfterASetupIsNotLost(t *testing.T) {
 	t.Parallel()
 	r := newSetupRig(t)

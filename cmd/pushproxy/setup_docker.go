@@ -13,8 +13,8 @@ const noProxy = "localhost,127.0.0.1,::1"
 // clients, so it is the daemon that needs the proxy and the CA.
 func planDocker(p *place) (plan, error) {
 	var made plan
-	if p.has(filepath.Join(p.home, ".docker/desktop")) && !p.has("/etc/docker") {
-		return planDockerDesktop(p)
+	if vm := p.virtualMachine(); vm != nil {
+		return vm(p)
 	}
 	proxyURL, err := p.proxyURL()
 	if err != nil {
@@ -42,7 +42,24 @@ func planDocker(p *place) (plan, error) {
 	made.note("Then, which ends running containers unless live-restore is on: %s", reload)
 	made.note("After that docker push and docker pull work with real names, such as %s/<repository>.", p.example())
 	p.noteOthers(&made, "dockerd")
+	if !p.ForwardProxy.TunnelOthers {
+		made.note("dockerd makes logins, too: `docker login` of a further registry, and pulls from registries without a login, need that.")
+	}
 	return made, nil
+}
+
+// virtualMachine returns the set-up of the engine that stands for docker here,
+// when it is in a virtual machine: docker has left nothing of its own in /etc.
+func (p *place) virtualMachine() func(*place) (plan, error) {
+	switch {
+	case p.has("/etc/docker"):
+		return nil
+	case p.has(filepath.Join(p.home, ".docker/desktop")):
+		return planDockerDesktop
+	case p.has(filepath.Join(p.home, ".colima")):
+		return planColima
+	}
+	return nil
 }
 
 // planDockerDesktop explains what only the program's own window can change.

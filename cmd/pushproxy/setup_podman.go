@@ -26,6 +26,9 @@ func planPodman(p *place) (plan, error) {
 	for _, host := range hosts {
 		made.write(filepath.Join(certs, host, "pushproxy.crt"), p.tool+" trusts pushproxy's CA for "+host+" and nothing else", p.rootsText())
 	}
+	if p.has(filepath.Join(p.home, ".config/containers/podman/machine")) {
+		made.note("There is a podman machine here: what runs in it needs `pushproxy setup podman-machine` as well.")
+	}
 	made.note("%s push … %s/%s/<repository>:<tag> needs no flag then.", p.tool, p.localhost(), p.example())
 	if len(p.ForwardProxy.Listen) > 0 {
 		if err := p.writeVariables(&made); err != nil {

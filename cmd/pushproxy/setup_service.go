@@ -70,6 +70,7 @@ func planSystemd(p *place) (plan, error) {
 	made.note("Then: systemctl%s daemon-reload && systemctl%s enable --now %s", user, user, sockets)
 	if p.system {
 		made.note("The machine's own service has its own credentials: name them in /etc/pushproxy/config.yaml (credentials); it reads nobody's home.")
+		made.note("Its CA is its own as well: set clients up with pushproxy setup CLIENT --apply --data-dir /var/lib/pushproxy, after its first start.")
 	} else {
 		made.note("It runs while you are logged in; for always: loginctl enable-linger")
 	}
