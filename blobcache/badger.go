@@ -26,9 +26,8 @@ const (
 
 // Badger is Bodies and Index in one badger database. Make it with OpenBadger.
 //
-// The database is in badger's managed mode, where we number the transactions: in
-// the other one every read waits until all earlier writes are done, chunks of
-// other uploads among them. Here a read sees the newest of each key.
+// The database is in badger's managed mode, where we number the transactions and
+// a read sees the newest: in the other, reads wait for all earlier writes.
 type Badger struct {
 	db    *badger.DB
 	clock atomic.Uint64 // number of the last transaction
@@ -79,8 +78,7 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 // settings are badger's options, each chosen by measurement.
 func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b := badger.DefaultOptions(dir).WithLogger(log)
-	// Bodies, small ones too, to the value log: in the LSM they are written four
-	// times, and cost GiBs of memory.
+	// Small bodies too: the LSM writes them four times, and takes GiBs of memory.
 	b.ValueThreshold = inLog
 	b.ValueLogFileSize = o.ValueLogFileSize
 	b.MemTableSize = o.MemTableSize
@@ -247,10 +245,7 @@ func (s *Badger) read(key, buf []byte) (value []byte, err error) {
 			value = append(buf[:0], v...)
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	return value, nil
+	return value, err
 }
 
 // view shows fn the value of key, or nil if there is none; fn may see several

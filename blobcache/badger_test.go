@@ -105,7 +105,7 @@ func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
 	}
 	openBadger(t, locked)
 	s := openBadger(t, future)
-	if ok, err := s.Swap(t.Context(), blobcache.Change{Key: "format", Old: []byte("2"), New: []byte("3")}); !ok || err != nil {
+	if ok, err := s.Swap(t.Context(), "format", []byte("2"), []byte("3")); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if err := s.Close(); err != nil {
@@ -166,7 +166,7 @@ func TestAClosedStoreAnswersWithErrors(t *testing.T) {
 		}
 		_, chunkErr := s.GetChunk(ctx, a, 0, nil)
 		_, getErr := s.Get(ctx, "k")
-		_, swapErr := s.Swap(ctx, blobcache.Change{Key: "k", New: []byte("v")})
+		_, swapErr := s.Swap(ctx, "k", nil, []byte("v"))
 		_, bothErr := s.PutAndSwap(ctx, a, 0, []byte("x"), blobcache.Change{Key: "k", New: []byte("v")})
 		var listErr, scanErr error
 		for _, listErr = range s.Uploads(ctx) {

@@ -132,7 +132,7 @@ func (s *Files) PutAndSwap(ctx context.Context, upload string, n int, p []byte, 
 	if err != nil || len(changes) == 0 {
 		return err == nil, err
 	}
-	return s.Swap(ctx, changes...)
+	return s.SwapAll(ctx, changes...)
 }
 
 // errNoFile: the chunk's place is in badger.

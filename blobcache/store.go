@@ -109,7 +109,12 @@ func (s *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Swap implements Index.
-func (s *Badger) Swap(ctx context.Context, changes ...Change) (bool, error) {
+func (s *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	return s.SwapAll(ctx, Change{key, old, new})
+}
+
+// SwapAll implements Index.
+func (s *Badger) SwapAll(ctx context.Context, changes ...Change) (bool, error) {
 	return s.apply(ctx, nil, nil, changes)
 }
 

@@ -85,7 +85,7 @@ var keys = []struct {
 	{"auth", "auto", "auth", "who may call: auto or none (every local caller is you)"},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
 	{"upstreams", nil, "", ""},
-	{"storage", "badger", "storage", "where blobs live: badger"},
+	{"storage", "badger", "storage", "where bodies over 64 KiB live: badger or files"},
 	{"credentials.docker_config", "", "docker-config", "`path` of docker's config.json or its directory (default $DOCKER_CONFIG or ~/.docker)"},
 	{"credentials.podman_auth", "", "podman-auth", "`path` of podman's auth.json (default its standard places)"},
 	{"credentials.references", nil, "", ""},
@@ -245,7 +245,7 @@ func (c *Config) check() (problems []string) {
 	}
 	oneOf("auth", c.Auth, "auto", "none")
 	oneOf("tls", c.TLS, "auto", "off")
-	oneOf("storage", c.Storage, "badger")
+	oneOf("storage", c.Storage, "badger", "files")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	if len(c.Listen) == 0 {

@@ -74,7 +74,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer d.close()
-	stores, err := openStores(ctx, c.DataDir)
+	stores, err := openStores(ctx, c.DataDir, c.Storage)
 	if err != nil {
 		return err
 	}
