@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"pushproxy/forward"
 	"pushproxy/oci"
 )
 
@@ -32,11 +31,9 @@ type answer struct {
 
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
 	a := &answer{ResponseWriter: w, control: http.NewResponseController(w)}
-	// A writer without deadlines is a test's. The server keeps the last deadline
-	// of a connection for its next request.
-	_ = a.control.SetWriteDeadline(time.Time{})
 	if r.Body != nil && r.Body != http.NoBody {
-		// The server reads what a handler leaves of a body, without a limit.
+		// The server reads what a handler leaves of a body, without a limit. A
+		// writer without deadlines is a test's.
 		_ = a.control.SetReadDeadline(time.Now().Add(bodyPause))
 	}
 	return a
@@ -81,11 +78,6 @@ func (g *Registry) fail(a *answer, r *http.Request, err error) {
 // shown returns err as the client gets it. Never a 401: at that, clients look
 // for credentials of their own, which are not what was refused.
 func shown(err error) *oci.Error {
-	if errors.Is(err, forward.ErrClosed) {
-		e := *oci.ErrUpstream.With("pushproxy is stopping; push again when it is back").Because(err)
-		e.Status = http.StatusServiceUnavailable
-		return &e
-	}
 	e := oci.AsError(err)
 	if e.Status == http.StatusUnauthorized {
 		return oci.ErrDenied.With("%s", e.Message).Because(err)

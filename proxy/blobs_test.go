@@ -173,9 +173,50 @@ func TestPartsOfBlobs(t *testing.T) {
 	}
 }
 
+// The bytes are in the cache, but brought by somebody else (trust S19).
+func TestABlobWithoutAGrantIsAsUnknownAsAnyOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	theirs, nobodys := digest.FromString("theirs"), digest.FromString("nobody's")
+	u, err := r.door.Cache.Begin(t.Context(), digest.SHA256, "somebody else")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Write([]byte("theirs")); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Commit(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	for _, ask := range []struct {
+		method, path string
+		status       int
+	}{
+		{"HEAD", "/blobs/%s", 404},
+		{"GET", "/blobs/%s", 404},
+		{"POST", "/blobs/uploads/?mount=%s", 202},
+		{"PUT", "/blobs/uploads/0123456789abcdef0123456789abcdef?digest=%s", 404},
+		{"DELETE", "/blobs/%s", 404},
+	} {
+		var said []string
+		for _, d := range []digest.Digest{theirs, nobodys} {
+			got := r.want(ask.status, ask.method, app+fmt.Sprintf(ask.path, d), nil)
+			said = append(said, strings.ReplaceAll(string(got.body), d.String(), ""))
+		}
+		if said[0] != said[1] {
+			t.Errorf("%s %s: %s is told from %s", ask.method, ask.path, said[0], said[1])
+		}
+	}
+	r.want(404, "PUT", app+"/manifests/v1", image([]byte("theirs")), ociType)
+	if _, ok := r.up.Blob("acme/app", theirs); ok {
+		t.Error("the upstream got it")
+	}
+}
+
 func TestADeletedBlobIsGoneUntilItIsPushedAgain(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, r *rig) {
+		r.up.MountAnswer = 202
 		blob := blobOf(2 << 20)
 		path := app + "/blobs/" + digest.FromBytes(blob).String()
 		r.want(202, "DELETE", "/v2/registry.test/acme/app/blobs/"+r.pushBlob(app, blob).String(), nil)

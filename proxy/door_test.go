@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/opencontainers/go-digest"
 
@@ -178,4 +179,30 @@ func TestClientHeadersDoNotReachTheUpstream(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAPushLeavesOneLineThatSaysWhatHappenedToEachBlob(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, r *rig) {
+		r.pushBlob(app, []byte("{}"))
+		layer := blobOf(100 << 10)
+		r.up.AddBlob("acme/app", layer)
+		r.pushBlob(app, layer)
+		synctest.Wait()
+		r.want(201, "PUT", app+"/manifests/v1", image([]byte("{}"), layer), ociType)
+		var lines []string
+		for line := range strings.Lines(r.log.String()) {
+			if strings.Contains(line, "msg=push ") {
+				lines = append(lines, line)
+			}
+		}
+		if len(lines) != 1 {
+			t.Fatalf("%d lines: %q", len(lines), lines)
+		}
+		for _, words := range []string{"repository=registry.test/acme/app", "reference=v1", "uploaded.blobs=1", "uploaded.bytes=2", "skipped.blobs=1", "skipped.bytes=102400", digest.FromBytes(layer).Encoded()[:12] + " skipped"} {
+			if !strings.Contains(lines[0], words) {
+				t.Errorf("%q lacks %q", lines[0], words)
+			}
+		}
+	})
 }

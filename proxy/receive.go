@@ -121,8 +121,8 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	}
 	switch {
 	case err == io.EOF:
-		// From here on the server reads to see whether the client is still there,
-		// and takes a deadline for its end.
+		// From here on, and from the start where there is no body, the server reads
+		// to see whether the client is still there, and takes a deadline for its end.
 		_ = b.control.SetReadDeadline(time.Time{})
 	case err != nil:
 		b.err = err
