@@ -72,12 +72,19 @@ func (g *Registry) fail(a *answer, r *http.Request, err error) {
 	for _, name := range []string{"Docker-Content-Digest", "Content-Disposition", "Accept-Ranges", "ETag"} {
 		a.Header().Del(name)
 	}
+	if e.Status == http.StatusUnauthorized {
+		a.Header().Set("WWW-Authenticate", `Basic realm="pushproxy"`)
+	}
 	oci.Write(a, e)
 }
 
-// shown returns err as the client gets it. Never a 401: at that, clients look
-// for credentials of their own, which are not what was refused.
+// shown returns err as the client gets it. A 401 only where a login here would
+// help: at that, clients look for credentials of their own, which are not what an
+// upstream refused.
 func shown(err error) *oci.Error {
+	if errors.Is(err, errLogin) {
+		return oci.AsError(err)
+	}
 	e := oci.AsError(err)
 	if e.Status == http.StatusUnauthorized {
 		return oci.ErrDenied.With("%s", e.Message).Because(err)

@@ -4,9 +4,9 @@
 // upstream has.
 //
 // A request passes, in this order: the guard (which host, from where), the
-// parser (oci.Parse), the principal (who calls), the route (which upstream and
-// repository) and the handler of its kind, which returns an error or has
-// answered. Nothing that a client sends chooses an upstream that is not
+// principals (who calls), the parser (oci.Parse), the route (which upstream and
+// repository), the permission (authorize) and the handler of its kind, which
+// returns an error or has answered. Nothing that a client sends chooses an upstream that is not
 // configured or logged in to.
 package proxy
 
@@ -32,6 +32,8 @@ import (
 type Registry struct {
 	Routes *Routes
 	Guard  *Guard
+	// Principals finds out who calls; nil refuses everybody.
+	Principals *Principals
 	// Target returns the upstream of a host as the principal reaches it.
 	Target  func(ctx context.Context, principal, host string) (*forward.Target, error)
 	Cache   *blobcache.Cache
@@ -47,7 +49,8 @@ type call struct {
 	oci.Request
 	r         *http.Request
 	w         http.ResponseWriter
-	principal string
+	caller    Caller
+	principal string   // the caller's
 	repo      oci.Repo // where it goes upstream
 	target    *forward.Target
 	seen      func(received int64) // told how much of the body has come, or nil
@@ -121,21 +124,40 @@ func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := g.Guard.check(r); err != nil {
 		return err
 	}
+	caller, err := g.Principals.identify(r)
+	if err != nil {
+		return err
+	}
 	request, err := oci.Parse(r.Method, r.URL)
 	if err != nil {
 		return err
 	}
-	c := &call{Request: request, r: r, w: w, principal: principal(r)}
+	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, &caller))
+	c := &call{Request: request, r: r, w: w, caller: caller, principal: caller.Principal}
 	if request.Kind != oci.KindPing {
 		err = g.route(c)
 	}
 	if err == nil {
-		err = handlers[request.Kind](g, c)
+		// Said as it is, also to those who only look.
+		if denied := authorize(caller, request.Kind, c.repo); denied != nil {
+			return denied
+		}
+		err = g.answer(c)
 	}
 	if unknown := unsure[request.Kind]; unknown != nil && err != nil && !errors.Is(err, unknown) {
 		return unknown.Because(shown(err))
 	}
 	return err
+}
+
+// answer does what an allowed call asks for.
+func (g *Registry) answer(c *call) (err error) {
+	if c.Kind != oci.KindPing {
+		if c.target, err = g.Target(c.Context(), c.principal, c.repo.Host); err != nil {
+			return err
+		}
+	}
+	return handlers[c.Kind](g, c)
 }
 
 // route finds the upstream and repository of a call.
@@ -151,8 +173,7 @@ func (g *Registry) route(c *call) (err error) {
 	if c.Namespace != "" {
 		c.w.Header().Set("OCI-Namespace", c.Namespace)
 	}
-	c.target, err = g.Target(c.Context(), c.principal, c.repo.Host)
-	return err
+	return nil
 }
 
 func (g *Registry) ping(c *call) error { return c.json("application/json", []byte("{}")) }

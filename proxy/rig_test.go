@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -84,7 +85,7 @@ func (r *rig) start() {
 	}
 	r.door = &Registry{
 		Routes: &Routes{Upstreams: []Upstream{{Host: "registry.test"}, {Host: "corp.test", Aliases: []string{"corp"}, Prefix: "team"}}},
-		Guard:  guard, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
+		Guard:  guard, Principals: &Principals{Auth: AuthNone}, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	listener := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -118,7 +119,7 @@ func (r *rig) target(_ context.Context, principal, host string) (*forward.Target
 			Host: host, URLs: []*url.URL{{Scheme: "https", Host: host}}, HTTP: &http.Client{Transport: transport}, Attempts: r.attempts,
 			Describe: func(context.Context, oci.Repo) string { return "a test's credential" },
 		},
-		Owner: func(context.Context, oci.Repo) (metadata.Owner, error) { return metadata.Owner{1}, nil },
+		Owner: func(context.Context, oci.Repo) (metadata.Owner, error) { return sha256.Sum256([]byte(principal)), nil },
 	}, nil
 }
 
@@ -274,7 +275,6 @@ func (p *pipes) Close() error {
 
 // Addr implements net.Listener.
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5001} }
-
 // logged is a log that can be read while it is written.
 type logged struct {
 	mu  sync.Mutex

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -25,6 +24,10 @@ type Config struct {
 	Listen          []string          `mapstructure:"listen"`
 	DataDir         string            `mapstructure:"data_dir"`
 	Auth            string            `mapstructure:"auth"`
+	Htpasswd        string            `mapstructure:"htpasswd"`
+	Hosts           []string          `mapstructure:"hosts"`
+	Certificate     CertificateConfig `mapstructure:"certificate"`
+	Principals      []PrincipalConfig `mapstructure:"principals"`
 	DefaultUpstream string            `mapstructure:"default_upstream"`
 	Upstreams       []UpstreamConfig  `mapstructure:"upstreams"`
 	Storage         string            `mapstructure:"storage"`
@@ -77,9 +80,14 @@ var keys = []struct {
 	flag  string
 	usage string
 }{
-	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, loopback only (repeatable)"},
+	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, host:port or unix:/path (repeatable)"},
 	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
-	{"auth", "auto", "auth", "who may call: auto or none (every local caller is you)"},
+	{"auth", "auto", "auth", "who may call: auto, token, htpasswd, passthrough or none (everybody who can connect is you)"},
+	{"htpasswd", "", "htpasswd", "`file` of user names and bcrypt hashes, for --auth htpasswd"},
+	{"hosts", []string{}, "host", "further `name` that clients may reach the registry door by (repeatable)"},
+	{"certificate.cert_file", "", "cert-file", "`file` with the certificate for listeners beyond loopback"},
+	{"certificate.key_file", "", "key-file", "`file` with its private key"},
+	{"principals", nil, "", ""},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
 	{"upstreams", nil, "", ""},
 	{"storage", "badger", "storage", "where blobs live: badger"},
@@ -132,6 +140,9 @@ func loadConfig(flags *pflag.FlagSet) (Config, error) {
 		err := v.ReadInConfig()
 		if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
 			return Config{}, fmt.Errorf("configuration file %s: %w", file, err)
+		}
+		if err := ownConfig(file); err != nil {
+			return Config{}, err
 		}
 	}
 	var c Config
@@ -194,8 +205,8 @@ func (c *Config) fill() {
 		c.DataDir = filepath.Join(base, "pushproxy")
 	}
 	c.DataDir = expand(c.DataDir)
-	c.Credentials.DockerConfig = expand(c.Credentials.DockerConfig)
-	c.Credentials.PodmanAuth = expand(c.Credentials.PodmanAuth)
+	c.Credentials.expand()
+	c.fillIdentity()
 	for i := range c.Upstreams {
 		u := &c.Upstreams[i]
 		u.Host = strings.ToLower(u.Host)
@@ -238,18 +249,10 @@ func (c *Config) check() (problems []string) {
 			say("%s: %q is not one of %s", key, value, strings.Join(allowed, ", "))
 		}
 	}
-	oneOf("auth", c.Auth, "auto", "none")
 	oneOf("storage", c.Storage, "badger")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
-	if len(c.Listen) == 0 {
-		say("listen: at least one address is needed, such as 127.0.0.1:5001")
-	}
-	for _, address := range c.Listen {
-		if why := loopback(address); why != "" {
-			say("listen: %q %s", address, why)
-		}
-	}
+	c.checkIdentity(say, oneOf)
 	if !filepath.IsAbs(c.DataDir) {
 		say("data_dir: %q is not an absolute path", c.DataDir)
 	}
@@ -276,20 +279,6 @@ func (c *Config) check() (problems []string) {
 		r.check(fmt.Sprintf("credentials.references[%d]", i), say)
 	}
 	return problems
-}
-
-// loopback returns what is wrong with a listener's address.
-func loopback(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	switch {
-	case err != nil || port == "":
-		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
-	case host == "localhost":
-		return ""
-	case !net.ParseIP(host).IsLoopback():
-		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
-	}
-	return ""
 }
 
 // webURL returns what is wrong with an upstream's URL.

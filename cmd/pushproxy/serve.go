@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/net/netutil"
 
 	"pushproxy/blobcache"
 	"pushproxy/forward"
@@ -67,6 +67,12 @@ func newLogger(c LogConfig, w io.Writer) *slog.Logger {
 // serve runs the registry door until ctx ends.
 func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	restrictFiles()
+	if err := keepSecrets(); err != nil {
+		return err
+	}
+	if err := ownCredentials(c); err != nil {
+		return err
+	}
 	listeners, err := listen(c.Listen, log)
 	if err != nil {
 		return err
@@ -89,12 +95,16 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	guard, err := proxy.NewGuard(addresses(listeners))
+	guard, err := proxy.NewGuard(append(addresses(listeners), named(c.Hosts, listeners)...))
+	if err != nil {
+		return err
+	}
+	callers, err := principals(c, stores.secret, log)
 	if err != nil {
 		return err
 	}
 	door := &proxy.Registry{
-		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target,
+		Routes: upstreams.routes(), Guard: guard, Principals: callers, Target: upstreams.target,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log,
 	}
 	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
@@ -102,7 +112,10 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
-	err = runServer(ctx, door, listeners, forwarder, log)
+	open, err := secured(c, listeners)
+	if err == nil {
+		err = runServer(ctx, door, open, forwarder, log)
+	}
 	end()
 	tasks.Wait()
 	return err
@@ -120,17 +133,18 @@ func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
 }
 
 // runServer answers until ctx ends, and then lets what is under way finish.
-func runServer(ctx context.Context, door http.Handler, listeners []net.Listener, forwarder *forward.Forwarder, log *slog.Logger) error {
+func runServer(ctx context.Context, door *proxy.Registry, listeners []net.Listener, forwarder *forward.Forwarder, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           door,
+		ConnContext:       door.Principals.ConnContext,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	failed := make(chan error, len(listeners))
+	failed, slots := make(chan error, len(listeners)), proxy.NewSlots(maxConnections)
 	for _, l := range listeners {
-		go func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) }()
+		go func() { failed <- server.Serve(slots.Limit(l)) }()
 	}
 	var err error
 	select {
@@ -155,7 +169,7 @@ func runServer(ctx context.Context, door http.Handler, listeners []net.Listener,
 // what clients send to localhost.
 func listen(addresses []string, log *slog.Logger) (listeners []net.Listener, err error) {
 	for _, address := range addresses {
-		l, listenErr := net.Listen("tcp", address)
+		l, listenErr := listenAt(address)
 		switch {
 		case listenErr == nil:
 			listeners = append(listeners, l)
@@ -202,9 +216,12 @@ func addresses(listeners []net.Listener) (out []string) {
 
 // pushTo is how to write a name that ends here.
 func pushTo(listeners []net.Listener) string {
-	_, port, err := net.SplitHostPort(listeners[0].Addr().String())
-	if err != nil {
-		port = "5001"
+	port := "5001"
+	for _, l := range listeners {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+			port = strconv.Itoa(tcp.Port)
+			break
+		}
 	}
 	return net.JoinHostPort("localhost", port) + "/" + (oci.Repo{Host: "<registry>", Name: "<repository>"}).String()
 }
