@@ -1,7 +1,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: help run test bench check demo
+.PHONY: help run test bench profile check demo
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -12,8 +12,12 @@ test: ## bring what the tests need, then run all of them
 	@go run ./tests/setup
 	@race=-race; [ "$$(go env CGO_ENABLED)$$CI" != 0 ] || race=; go test $$race -timeout 45m ./... # without a C compiler no race detector
 
-bench: ## run the benchmarks
-	go test -run '^$$' -bench . -benchmem ./...
+bench: ## compare with pushing directly and with another registry, write docs/benchmarks.md
+	go run ./tests/bench
+
+profile: ## where the processor time goes that taking in a blob costs
+	@d=$$(mktemp -d) && go test -run '^$$' -bench '^BenchmarkIngest' -benchmem -o $$d/test -cpuprofile $$d/cpu ./blobcache && \
+		go tool pprof -top -nodecount 25 $$d/test $$d/cpu; status=$$?; rm -rf $$d; exit $$status
 
 check: ## formatting, vet, staticcheck, govulncheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt these:"; gofmt -l .; exit 1; }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -16,7 +18,7 @@ import (
 const (
 	chunkPrefix   = "chunk/"
 	formatKey     = "format"
-	formatVersion = "1"
+	formatVersion = "2"
 	pageSize      = 256 // entries per read transaction of an iteration
 )
 
@@ -35,8 +37,13 @@ type BadgerOptions struct {
 }
 
 // Badger is Bodies and Index in one badger database. Make it with OpenBadger.
+//
+// The database is in badger's managed mode, where we number the transactions: in
+// the other one every read waits until all earlier writes are done, chunks of
+// other uploads among them. Here a read sees the newest of each key.
 type Badger struct {
 	db    *badger.DB
+	clock atomic.Uint64 // number of the last transaction
 	space space
 	watch *watcher
 	seed  maphash.Seed
@@ -65,11 +72,12 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
 	}
-	db, err := badger.Open(settings(dir, o, s.watch))
+	db, err := badger.OpenManaged(settings(dir, o, s.watch))
 	if err != nil {
 		return nil, openError(dir, err)
 	}
 	s.db = db
+	s.clock.Store(db.MaxVersion())
 	if err := s.checkFormat(); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -79,7 +87,9 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 // settings are badger's options, each chosen by measurement.
 func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b := badger.DefaultOptions(dir).WithLogger(log)
-	b.ValueThreshold = 64 << 10 // chunks to the value log: in the LSM they cost GiBs of memory
+	// Bodies, small ones too, to the value log: in the LSM they are written four
+	// times, and cost GiBs of memory.
+	b.ValueThreshold = 4 << 10
 	b.ValueLogFileSize = o.ValueLogFileSize
 	b.MemTableSize = o.MemTableSize
 	b.NumMemtables = 2
@@ -132,7 +142,7 @@ func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
 func (s *Badger) collect() error {
 	// The file's live values move to the newest file, which badger does not
 	// sync; an open iterator keeps the old file until Barrier has done so.
-	txn := s.db.NewTransaction(false)
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(formatKey)})
 	defer it.Close()
@@ -183,61 +193,102 @@ func (s *Badger) entries(prefix, from string) (entries []Entry, err error) {
 	return entries, err
 }
 
-// write stores a value, or deletes it if it is empty, in a transaction of its
-// own: a larger one would hold all its values in memory.
-func (s *Badger) write(key, value []byte) error {
+// write stores the chunk, unless key is nil, and what the changes say, in one
+// transaction; the caller has the changes' keys to itself.
+func (s *Badger) write(key, chunk []byte, changes []Change) error {
 	if err := s.watch.err(); err != nil {
 		return err
 	}
-	err := s.db.Update(func(txn *badger.Txn) error {
-		if len(value) == 0 {
-			return txn.Delete(key)
+	if s.db.IsClosed() {
+		return badger.ErrDBClosed
+	}
+	txn := s.db.NewTransactionAt(math.MaxUint64, true)
+	defer txn.Discard()
+	if key != nil {
+		if err := txn.Set(key, chunk); err != nil {
+			return err
 		}
-		return txn.Set(key, value)
-	})
+	}
+	for _, change := range changes {
+		var err error
+		switch {
+		case len(change.New) > 0:
+			err = txn.Set([]byte(change.Key), change.New)
+		case len(change.Old) > 0:
+			err = txn.Delete([]byte(change.Key))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	now := s.clock.Add(1)
+	err := txn.CommitAt(now, nil)
+	// No read looks back: compaction may drop whatever has been overwritten.
+	s.db.SetDiscardTs(now)
 	return errors.Join(err, s.watch.err())
 }
 
 // read returns a value in buf's memory where it fits, nil if there is none, and
 // ErrDamaged if there is one that cannot be read.
 func (s *Badger) read(key, buf []byte) (value []byte, err error) {
+	err = s.view(key, func(v []byte) {
+		value = nil
+		if v != nil {
+			value = append(buf[:0], v...)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value, nil
+}
+
+// view shows fn the value of key, or nil if there is none; fn may see several
+// before the right one. The error is ErrDamaged if there is a value that cannot
+// be read.
+func (s *Badger) view(key []byte, fn func(value []byte)) error {
 	s.use.RLock()
 	defer s.use.RUnlock()
 	// Badger returns nothing, and no error, for a value it cannot read. One
 	// whose file was collected just now is found by the second try.
 	for range 3 {
-		value, err = s.readOnce(key, buf)
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil, nil
-		}
-		if err != nil || len(value) > 0 {
-			return value, err
+		if readable, err := s.viewOnce(key, fn); readable || err != nil {
+			return err
 		}
 	}
-	return nil, fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
+	return fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
 }
 
-func (s *Badger) readOnce(key, buf []byte) (value []byte, err error) {
+func (s *Badger) viewOnce(key []byte, fn func(value []byte)) (readable bool, err error) {
 	// A bad sector under badger's memory map is a fault, which ends the
 	// process unless it is asked to be a panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		r := recover()
 		if _, fault := r.(interface{ Addr() uintptr }); fault {
-			value, err = nil, fmt.Errorf("%s: %v: %w", key, r, ErrDamaged)
+			readable, err = false, fmt.Errorf("%s: %v: %w", key, r, ErrDamaged)
 		} else if r != nil {
 			panic(r)
 		}
 	}()
-	err = s.db.View(func(txn *badger.Txn) error {
-		item, err := txn.Get(key)
-		if err != nil {
-			return err
+	if s.db.IsClosed() {
+		return false, badger.ErrDBClosed
+	}
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		fn(nil)
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = item.Value(func(v []byte) error {
+		if readable = len(v) > 0; readable {
+			fn(v)
 		}
-		return item.Value(func(v []byte) error {
-			value = append(buf[:0], v...)
-			return nil
-		})
+		return nil
 	})
-	return value, err
+	return readable, err
 }

@@ -66,7 +66,7 @@ func (f *Follower) Read(p []byte) (int, error) {
 	n := int(f.offset / ChunkSize)
 	if f.loaded != n {
 		if f.buf == nil {
-			f.buf = f.c.buffer()
+			f.buf = f.c.buffer(ChunkSize)
 		}
 		f.loaded = -1
 		if f.chunk, err = f.c.chunk(f.ctx, from, n, chunkLength(length, n), f.buf); err != nil {

@@ -146,10 +146,7 @@ func (b *Blob) load(n int) error {
 	b.loaded = -1
 	want := chunkLength(b.record.Length, n)
 	if b.buf == nil {
-		b.buf = make([]byte, 0, want+sumSize)
-		if b.record.Length > smallBuffer {
-			b.buf = b.c.buffer()
-		}
+		b.buf = b.c.buffer(int(min(b.record.Length, ChunkSize)))
 	}
 	p, err := b.c.chunk(b.ctx, b.record.Upload, n, want, b.buf)
 	if err != nil {
@@ -181,7 +178,7 @@ func (b *Blob) quarantine(err error) error {
 		return fmt.Errorf("blob %s: %w", b.d, err)
 	}
 	ctx := context.WithoutCancel(b.ctx)
-	if _, swapErr := b.c.index.Swap(ctx, blobKey(b.d), b.raw, nil); swapErr != nil {
+	if _, swapErr := b.c.index.Swap(ctx, Change{Key: blobKey(b.d), Old: b.raw}); swapErr != nil {
 		return fmt.Errorf("blob %s: %w; removing it: %w", b.d, err, swapErr)
 	}
 	return fmt.Errorf("blob %s is removed from the cache: %w", b.d, err)

@@ -23,18 +23,16 @@ func (s *Badger) Close() error {
 
 // PutChunk implements Bodies.
 func (s *Badger) PutChunk(ctx context.Context, upload string, n int, p []byte) error {
+	_, err := s.PutAndSwap(ctx, upload, n, p)
+	return err
+}
+
+// PutAndSwap implements Joint: in one transaction.
+func (s *Badger) PutAndSwap(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error) {
 	if err := checkChunk(upload, n, p); err != nil {
-		return err
+		return false, err
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	s.gate.RLock()
-	defer s.gate.RUnlock()
-	if err := s.space.admit(int64(len(p))); err != nil {
-		return err
-	}
-	return s.write([]byte(chunkPrefix+chunkName(upload, n)), p)
+	return s.apply(ctx, chunkKey(upload, n), p, changes)
 }
 
 // GetChunk implements Bodies.
@@ -42,7 +40,7 @@ func (s *Badger) GetChunk(ctx context.Context, upload string, n int, buf []byte)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p, err := s.read([]byte(chunkPrefix+chunkName(upload, n)), buf)
+	p, err := s.read(chunkKey(upload, n), buf)
 	if err == nil && p == nil {
 		err = fmt.Errorf("chunk %s: %w", chunkName(upload, n), ErrUnknown)
 	}
@@ -72,6 +70,11 @@ func (s *Badger) Uploads(ctx context.Context) iter.Seq2[string, error] {
 	return paged(ctx, chunkPrefix, s.uploads, afterUpload)
 }
 
+func chunkKey(upload string, n int) []byte {
+	key := make([]byte, 0, len(chunkPrefix)+2*idSize+9)
+	return appendChunkName(append(key, chunkPrefix...), upload, n)
+}
+
 // afterUpload is the first key behind all chunks of the upload.
 func afterUpload(upload string) string { return chunkPrefix + upload + string(rune('/'+1)) }
 
@@ -84,29 +87,61 @@ func (s *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Swap implements Index.
-func (s *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+func (s *Badger) Swap(ctx context.Context, changes ...Change) (bool, error) {
+	return s.apply(ctx, nil, nil, changes)
+}
+
+// apply stores the chunk, unless key is nil, and makes the changes, if all
+// records are what they say.
+func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
 	s.gate.RLock()
 	defer s.gate.RUnlock()
-	lock := &s.swaps[maphash.String(s.seed, key)%uint64(len(s.swaps))]
-	lock.Lock()
-	defer lock.Unlock()
-	current, err := s.read([]byte(key), nil)
-	if err != nil || !bytes.Equal(current, old) {
-		return false, err
+	defer s.lock(changes)()
+	grown, dirty := int64(len(chunk)), key != nil
+	for _, change := range changes {
+		same := false
+		if err := s.view([]byte(change.Key), func(v []byte) { same = bytes.Equal(v, change.Old) }); err != nil || !same {
+			return false, err
+		}
+		if len(change.New) > len(change.Old) {
+			grown += int64(len(change.New))
+		}
+		dirty = dirty || len(change.New) > 0 || len(change.Old) > 0
 	}
-	if len(new) > len(old) {
-		if err := s.space.admit(int64(len(new))); err != nil {
+	if grown > 0 {
+		if err := s.space.admit(grown); err != nil {
 			return false, err
 		}
 	}
-	if len(new) == 0 && len(old) == 0 {
+	if !dirty {
 		return true, nil
 	}
-	err = s.write([]byte(key), new)
+	err := s.write(key, chunk, changes)
 	return err == nil, err
+}
+
+// lock takes the changes' keys for the caller alone, until it calls unlock.
+func (s *Badger) lock(changes []Change) (unlock func()) {
+	var stripes [len(s.swaps)]bool
+	for _, change := range changes {
+		stripes[maphash.String(s.seed, change.Key)%uint64(len(stripes))] = true
+	}
+	// In the order of their numbers, so that no two wait for each other.
+	for i, wanted := range stripes {
+		if wanted {
+			s.swaps[i].Lock()
+		}
+	}
+	return func() {
+		for i, wanted := range stripes {
+			if wanted {
+				s.swaps[i].Unlock()
+			}
+		}
+	}
 }
 
 // Scan implements Index.
@@ -147,7 +182,7 @@ func (s *Badger) checkFormat() error {
 		return err
 	}
 	if got == nil {
-		return s.write([]byte(formatKey), []byte(formatVersion))
+		return s.write(nil, nil, []Change{{Key: formatKey, New: []byte(formatVersion)}})
 	}
 	if string(got) != formatVersion {
 		return fmt.Errorf("cache %s has format %q, this version knows %q: use the version that wrote it, or another directory", s.space.dir, got, formatVersion)

@@ -13,8 +13,17 @@ import (
 
 // stores are the stores that the suites run over.
 var stores = map[string]func(*testing.T) blobcachetest.Store{
+	"two stores": func(*testing.T) blobcachetest.Store {
+		return apart{blobcache.NewMemory(), blobcache.NewMemory()}
+	},
 	"memory": func(*testing.T) blobcachetest.Store { return blobcache.NewMemory() },
 	"badger": func(t *testing.T) blobcachetest.Store { return openBadger(t, filepath.Join(t.TempDir(), "cache")) },
+}
+
+// apart is a store that has no steps of both its halves.
+type apart struct {
+	blobcache.Bodies
+	blobcache.Index
 }
 
 // openBadger opens a store with small files, and closes it with the test.
@@ -42,6 +51,11 @@ func TestStores(t *testing.T) {
 		})
 		t.Run(name+" index", func(t *testing.T) {
 			blobcachetest.TestIndex(t, func(t *testing.T) blobcache.Index { return open(t) })
+		})
+		t.Run(name+" joint", func(t *testing.T) {
+			if s, ok := open(t).(blobcache.Joint); ok {
+				blobcachetest.TestJoint(t, func(*testing.T) blobcache.Joint { return s })
+			}
 		})
 		t.Run(name+" cache", func(t *testing.T) { blobcachetest.TestCache(t, open) })
 	}

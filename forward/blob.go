@@ -49,6 +49,14 @@ func (b *blob) look(ctx context.Context) (bool, error) {
 	return true, b.learned(ctx, metadata.Seen)
 }
 
+// start opens a session where no declined mount has left one.
+func (b *blob) start(ctx context.Context) (err error) {
+	if b.session == nil {
+		b.session, _, err = b.t.Client.StartUpload(ctx, b.repo, b.Digest, "")
+	}
+	return err
+}
+
 // send uploads the blob: by the end of its stream, or else when its turn comes.
 func (b *blob) send(ctx context.Context) (err error) {
 	if b.stream.sending() {
@@ -63,10 +71,8 @@ func (b *blob) send(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { lane.release(place, err) }()
-	if b.session == nil {
-		if b.session, _, err = b.t.Client.StartUpload(ctx, b.repo, b.Digest, ""); err != nil {
-			return err
-		}
+	if err := b.start(ctx); err != nil {
+		return err
 	}
 	b.tell(b.f, Event{Status: Pushing})
 	err = b.session.Send(ctx, b.Size, func() (io.ReadCloser, error) { return b.open(ctx) })

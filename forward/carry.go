@@ -10,7 +10,8 @@ import (
 )
 
 // upload sends the blob, unless somebody else is sending it to the repository:
-// then it waits for the end of that and asks the upstream again.
+// then it waits for the end of that and asks the upstream again. Only who may
+// upload gets to wait: to wait is to learn that the blob is on its way.
 func (b *blob) upload(ctx context.Context) (How, error) {
 	if !b.ours {
 		return "", oci.ErrManifestBlobUnknown.With(
@@ -22,6 +23,9 @@ func (b *blob) upload(ctx context.Context) (How, error) {
 		if free != nil {
 			defer free()
 			return b.carry(ctx)
+		}
+		if err := b.start(ctx); err != nil {
+			return "", err
 		}
 		if err := wait(ctx, busy); err != nil {
 			return "", err

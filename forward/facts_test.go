@@ -113,6 +113,9 @@ func TestADeletedBlobIsNotBelievedUntilItIsPushedAgain(t *testing.T) {
 	if believed() {
 		t.Error("what the upstream deleted is believed")
 	}
+	if sources, _ := r.meta.Sources(t.Context(), ownerOf("ann"), d, host); len(sources) > 0 {
+		t.Errorf("it would be mounted from %v", sources)
+	}
 	noError(t, r.Received(t.Context(), repo("app"), d))
 	if _, known, _ := r.meta.Presence(t.Context(), repo("app"), d); known || believed() {
 		t.Error("the mark of the deletion is left, or receiving a blob is taken for the upstream's word")
@@ -152,7 +155,7 @@ func TestWhatAManifestWasSeenToNameCanBeMountedLater(t *testing.T) {
 	}
 }
 
-func TestAPushBySomebodyElseTeachesTheOwnerWhatTheUpstreamShowedThem(t *testing.T) {
+func TestAManifestThatOnlyOthersPushedIsPushedInFull(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
 	layer := r.blob("layer", large)
@@ -160,10 +163,33 @@ func TestAPushBySomebodyElseTeachesTheOwnerWhatTheUpstreamShowedThem(t *testing.
 	m := r.image(layer)
 	r.pushed("ann", "app", "v1", m)
 	r.requests()
-	if result := r.pushed("bob", "app", "v1", m); !result.Unchanged {
-		t.Errorf("result: %+v", result)
-	}
+	r.pushed("bob", "app", "v1", m)
+	r.saw("HEAD app layer", "PUT app:v1")
+	// What the upstream showed them they know from now on.
+	r.pushed("bob", "app", "v1", m)
 	r.saw("HEAD app:v1")
 	r.pushed("bob", "bob/app", "v1", m)
+	r.saw("POST bob/app mount layer from app", "PUT bob/app:v1")
+}
+
+func TestAManifestSeenAsAChildAndThenPushedIsTheirs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, &upstreamtest.Registry{})
+	layer := r.blob("layer", large)
+	r.reg.AddBlob("app", layer)
+	child := r.image(layer)
+	d := r.reg.AddManifest("app", "", child.MediaType, child.Raw)
+	r.pushed("bob", "app", "v1", r.index(child))
+	if granted, _ := r.meta.Granted(t.Context(), "bob", d); granted {
+		t.Error("to name a manifest is to have had it")
+	}
+	r.requests()
+	_, err := r.push("bob", "app", "", child)
+	noError(t, err)
+	r.saw("HEAD app:child1")
+	if granted, _ := r.meta.Granted(t.Context(), "bob", d); !granted {
+		t.Error("who pushed a manifest may not see it")
+	}
+	r.pushed("bob", "bob/app", "v1", child)
 	r.saw("POST bob/app mount layer from app", "PUT bob/app:v1")
 }

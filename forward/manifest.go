@@ -30,15 +30,16 @@ type run struct {
 	outcomes []Outcome
 }
 
-// unchanged asks, where this proxy has pushed the manifest before, whether the
-// reference still means it: then one HEAD is the whole push. A manifest with a
-// subject is put again, since only the answer to a PUT says whether the upstream
-// keeps referrers.
+// unchanged asks, where this owner is known to have seen the manifest in the
+// repository, whether the reference still means it: then one HEAD is the whole
+// push. A manifest with a subject is put again, since only the answer to a PUT
+// says whether the upstream keeps referrers.
 func (r *run) unchanged(ctx context.Context) (bool, error) {
 	if r.Manifest.Subject != nil || len(r.Tags) > 0 {
 		return false, nil
 	}
-	if _, known, err := r.f.meta.Presence(ctx, r.Repo, r.Digest); err != nil || !known {
+	sources, err := r.f.meta.Sources(ctx, r.owner, r.Digest, r.Repo.Host)
+	if err != nil || !slices.Contains(sources, r.Repo) {
 		return false, err
 	}
 	there, found, err := r.Target.Client.HeadManifest(ctx, r.Repo, r.Reference(), oci.ManifestTypes)
@@ -50,7 +51,7 @@ func (r *run) unchanged(ctx context.Context) (bool, error) {
 	if err != nil || granted {
 		return true, err
 	}
-	// Somebody else pushed it; now the upstream showed it to this owner too.
+	// It was seen as the child of an index; now this principal has brought it.
 	return true, r.record(ctx)
 }
 

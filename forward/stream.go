@@ -116,12 +116,7 @@ func (s *stream) run(ctx context.Context) (err error) {
 	if s.owner, err = s.t.Owner(ctx, s.repo); err != nil {
 		return err
 	}
-	r, err := s.f.cache.Follow(ctx, s.upload)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if err := s.alone(r); err != nil {
+	if err := s.alone(ctx); err != nil {
 		return err
 	}
 	lane := s.f.lane(s.repo.Host)
@@ -130,7 +125,14 @@ func (s *stream) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { lane.release(place, err) }()
+	// A blob that became whole meanwhile is not here any more, and better sent
+	// from the cache.
+	r, err := s.f.cache.Follow(ctx, s.upload)
+	if err != nil {
+		return err
+	}
 	if s.session, _, err = s.t.Client.StartUpload(ctx, s.repo, "", ""); err != nil {
+		r.Close()
 		return err
 	}
 	_, err = s.session.Stream(ctx, s.arrival.patient(r, s.cancel))
@@ -148,12 +150,14 @@ func (f *Forwarder) noStreams(host string) {
 
 // alone makes this the only stream of what begins with the same chunk, until it
 // is over: many clients that send one base image are one upload, and mounts.
-func (s *stream) alone(r *blobcache.Follower) error {
-	first := sha256.New()
-	if _, err := io.CopyN(first, r, blobcache.ChunkSize); err != nil {
+func (s *stream) alone(ctx context.Context) error {
+	r, err := s.f.cache.Follow(ctx, s.upload)
+	if err != nil {
 		return err
 	}
-	if _, err := r.Seek(0, io.SeekStart); err != nil {
+	defer r.Close()
+	first := sha256.New()
+	if _, err := io.CopyN(first, r, blobcache.ChunkSize); err != nil {
 		return err
 	}
 	s.key = prefixKey{s.t.Principal, s.owner, s.repo.Host, digest.NewDigest(digest.SHA256, first)}

@@ -64,7 +64,9 @@ func (r *rig) seenAs(header, method, path string, body []byte, d digest.Digest, 
 		}
 	}
 	// A session that a refused mount opened is cancelled behind the answer.
-	upstream := slices.DeleteFunc(r.up.Requests()[before:], func(line string) bool { return strings.HasPrefix(line, "DELETE ") && strings.Contains(line, "/uploads/") })
+	upstream := slices.DeleteFunc(r.up.Requests()[before:], func(line string) bool {
+		return strings.HasPrefix(line, "DELETE ") && strings.Contains(line, "/uploads/")
+	})
 	text := fmt.Sprintf("%d %v %q upstream %q", got.status, h, got.body, upstream)
 	return uploadNumber.ReplaceAllString(strings.NewReplacer(d.String(), "DIGEST", d.Encoded(), "DIGEST").Replace(text), "uploads/N")
 }

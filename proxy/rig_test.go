@@ -275,6 +275,7 @@ func (p *pipes) Close() error {
 
 // Addr implements net.Listener.
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5001} }
+
 // logged is a log that can be read while it is written.
 type logged struct {
 	mu  sync.Mutex

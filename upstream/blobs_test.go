@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -188,7 +189,7 @@ func TestStreamAndFinish(t *testing.T) {
 	u, _, err := newClient(r).StartUpload(t.Context(), app, "", "")
 	noError(t, err)
 	for _, part := range [][]byte{b[:150_000], b[150_000:]} {
-		n, err := u.Stream(t.Context(), strings.NewReader(string(part)))
+		n, err := u.Stream(t.Context(), io.NopCloser(strings.NewReader(string(part))))
 		if err != nil || n != int64(len(part)) {
 			t.Fatalf("Stream = %d, %v; want %d", n, err, len(part))
 		}
@@ -209,7 +210,7 @@ func TestFinishSurvivesALostAnswer(t *testing.T) {
 		b, d := blobOf(1000)
 		u, _, err := newClient(r).StartUpload(t.Context(), app, "", "")
 		noError(t, err)
-		_, err = u.Stream(t.Context(), strings.NewReader(string(b)))
+		_, err = u.Stream(t.Context(), io.NopCloser(strings.NewReader(string(b))))
 		noError(t, err)
 		r.Inject(upstreamtest.Fault{Method: "PUT", Lost: true})
 		noError(t, u.Finish(t.Context(), d))

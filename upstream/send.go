@@ -50,9 +50,11 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 
 // Stream sends what r yields as one PATCH of unknown length. It is not retried:
 // after an error the upload is best begun anew with Send. n is how many bytes
-// were read from r, which must return when ctx ends.
-func (u *Upload) Stream(ctx context.Context, r io.Reader) (n int64, err error) {
+// were read from r, whose reads must return when ctx ends. It is closed when
+// nobody reads it any more, which may be after Stream returned.
+func (u *Upload) Stream(ctx context.Context, r io.ReadCloser) (n int64, err error) {
 	if u.session == nil {
+		r.Close()
 		return 0, oci.ErrBlobUploadUnknown.With("the upload of %s has no open session", u.name())
 	}
 	opened := false
@@ -61,7 +63,7 @@ func (u *Upload) Stream(ctx context.Context, r io.Reader) (n int64, err error) {
 			return nil, errors.New("a stream cannot be sent twice")
 		}
 		opened = true
-		return io.NopCloser(r), nil
+		return r, nil
 	}}
 	defer src.close()
 	s := &sending{u: u, size: -1, src: src}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -279,18 +278,4 @@ func (c *Config) check() (problems []string) {
 		r.check(fmt.Sprintf("credentials.references[%d]", i), say)
 	}
 	return problems
-}
-
-// webURL returns what is wrong with an upstream's URL.
-func webURL(text string) string {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "is not a URL such as https://registry.example.com"
-	case u.User != nil:
-		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
-	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "has more than scheme, host and port"
-	}
-	return ""
 }

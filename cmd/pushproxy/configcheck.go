@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/url"
 	"regexp"
 	"strings"
 
@@ -56,4 +57,18 @@ func (r ReferenceConfig) check(key string, say sayFunc) {
 			say("%s.%s: secrets are not written here; name where it is kept: file:PATH or env:NAME", key, name)
 		}
 	}
+}
+
+// webURL returns what is wrong with an upstream's URL.
+func webURL(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return "is not a URL such as https://registry.example.com"
+	case u.User != nil:
+		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
+	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
+		return "has more than scheme, host and port"
+	}
+	return ""
 }

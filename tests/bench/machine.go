@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"pushproxy/tests/bench/report"
+	"pushproxy/tests/parts"
+)
+
+// facts says when and on what the benchmark runs.
+func (b *bench) facts(ctx context.Context) []report.Fact {
+	command := "go run ./tests/bench"
+	if len(os.Args) > 1 {
+		command += " " + strings.Join(os.Args[1:], " ")
+	}
+	return []report.Fact{
+		{Name: "date", Value: time.Now().UTC().Format("2006-01-02 15:04 UTC")},
+		{Name: "command", Value: "`" + command + "`"},
+		{Name: "machine", Value: machine()},
+		{Name: "line", Value: fmt.Sprintf("%v there and back, %.4g Mbit/s in each direction", b.rtt, b.mbit)},
+		{Name: "pushproxy", Value: b.version(ctx)},
+		{Name: "peers", Value: strings.Join(b.peers(ctx), "; ")},
+	}
+}
+
+// version is what pushproxy says of itself, and the commit that it was built from.
+func (b *bench) version(ctx context.Context) string {
+	version := says(ctx, b.program, "version")
+	if b.options.program != "" {
+		return version
+	}
+	return version + ", " + says(ctx, "git", "describe", "--always", "--dirty")
+}
+
+func (b *bench) peers(ctx context.Context) []string {
+	peers := []string{
+		"distribution " + says(ctx, filepath.Join(b.tools, "registry"), "--version"),
+		"crane " + says(ctx, filepath.Join(b.tools, "crane"), "version"),
+	}
+	for _, name := range []string{"dockerd", "skopeo", "containerd"} {
+		if program, err := parts.Find(name); err == nil {
+			peers = append(peers, says(ctx, program, "--version"))
+		}
+	}
+	return peers
+}
+
+// says returns the first line that a program prints, without the paths in it.
+func says(ctx context.Context, program string, args ...string) string {
+	out, err := exec.CommandContext(ctx, program, args...).Output()
+	if err != nil {
+		return "of unknown version"
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	words := strings.Fields(line)
+	for i, w := range words {
+		if filepath.IsAbs(w) {
+			words[i] = filepath.Base(w)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func machine() string {
+	text := fmt.Sprintf("%d × %s, %s/%s", runtime.NumCPU(), field("/proc/cpuinfo", "model name"), runtime.GOOS, runtime.GOARCH)
+	if memory := field("/proc/meminfo", "MemTotal"); memory != "" {
+		text += ", " + memory + " of memory"
+	}
+	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		text += ", kernel " + strings.TrimSpace(string(kernel))
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		text += "; load at the start " + strings.Join(strings.Fields(string(load))[:3], " ")
+	}
+	return text
+}
+
+// field returns the value of the first line of a file that begins with name, "" where there is none.
+func field(path, name string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if before, after, found := strings.Cut(line, ":"); found && strings.TrimSpace(before) == name {
+			return strings.TrimSpace(after)
+		}
+	}
+	return ""
+}
