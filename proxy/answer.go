@@ -27,6 +27,7 @@ type answer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	status  int
+	caller  Caller // once it is known
 }
 
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
@@ -64,6 +65,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (g *Registry) fail(a *answer, r *http.Request, err error) {
 	e := shown(err)
 	g.Log.Log(r.Context(), level(r, e), "refused", "method", clip(r.Method), "path", clip(r.URL.Path), "status", e.Status, "code", e.Code, "error", clip(err.Error()))
+	g.Audit.refusal(a.caller, r, refused(e))
 	if a.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
@@ -92,11 +94,17 @@ func shown(err error) *oci.Error {
 	return e
 }
 
+// refused returns what a client that only looks was not told.
+func refused(e *oci.Error) *oci.Error {
+	if cause := (*oci.Error)(nil); errors.As(e.Cause, &cause) {
+		return cause
+	}
+	return e
+}
+
 // level says how loud a refusal is: by its cause where the client is told less.
 func level(r *http.Request, e *oci.Error) slog.Level {
-	if cause := (*oci.Error)(nil); errors.As(e.Cause, &cause) {
-		e = cause
-	}
+	e = refused(e)
 	reads := r.Method == http.MethodHead || r.Method == http.MethodGet
 	switch {
 	case r.Context().Err() != nil || errors.Is(e, context.Canceled):

@@ -40,6 +40,8 @@ type Registry struct {
 	Meta    *metadata.DB
 	Forward *forward.Forwarder
 	Log     *slog.Logger
+	// Audit records pushes, deletions and refusals; nil records nothing.
+	Audit *Audit
 
 	fetches singleflight.Group // pulls that only fill the cache
 }
@@ -120,7 +122,7 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.Log.Debug("request", "method", clip(r.Method), "path", clip(r.URL.Path), "status", a.status, "took", time.Since(began).Round(time.Microsecond))
 }
 
-func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
+func (g *Registry) serve(a *answer, r *http.Request) error {
 	if err := g.Guard.check(r); err != nil {
 		return err
 	}
@@ -128,12 +130,13 @@ func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	a.caller = caller
 	request, err := oci.Parse(r.Method, r.URL)
 	if err != nil {
 		return err
 	}
 	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, &caller))
-	c := &call{Request: request, r: r, w: w, caller: caller, principal: caller.Principal}
+	c := &call{Request: request, r: r, w: a, caller: caller, principal: caller.Principal}
 	if request.Kind != oci.KindPing {
 		err = g.route(c)
 	}

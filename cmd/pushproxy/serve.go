@@ -88,6 +88,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.close()) }()
+	record, audit, err := openAudit(c.DataDir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, record.Close()) }()
 	cache := blobcache.New(stores.blobs, stores.blobs)
 	meta := &metadata.DB{KV: stores.facts}
 	forwarder := forward.New(cache, meta)
@@ -105,7 +110,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	door := &proxy.Registry{
 		Routes: upstreams.routes(), Guard: guard, Principals: callers, Target: upstreams.target,
-		Cache: cache, Meta: meta, Forward: forwarder, Log: log,
+		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
 	}
 	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
 		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
