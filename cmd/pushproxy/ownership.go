@@ -10,6 +10,16 @@ import (
 	"syscall"
 )
 
+// harden keeps what the process writes and holds to itself, and refuses what
+// would lend it another user's rights.
+func harden(c Config) error {
+	restrictFiles()
+	if err := keepSecrets(); err != nil {
+		return err
+	}
+	return ownCredentials(c)
+}
+
 // ownCredentials refuses credential files of other users, and of root's service
 // all that are not root's: to read them, and to run the helpers that they name,
 // would lend one user's rights to another (trust.md S4).

@@ -66,11 +66,7 @@ func newLogger(c LogConfig, w io.Writer) *slog.Logger {
 
 // serve runs the registry door until ctx ends.
 func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
-	restrictFiles()
-	if err := keepSecrets(); err != nil {
-		return err
-	}
-	if err := ownCredentials(c); err != nil {
+	if err := harden(c); err != nil {
 		return err
 	}
 	listeners, err := listen(c.Listen, log)
@@ -100,6 +96,8 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	secret := newRotatingSecret(c.DataDir, stores.secret)
+	upstreams.secret = secret.get
 	guard, err := proxy.NewGuard(append(addresses(listeners), named(c.Hosts, listeners)...))
 	if err != nil {
 		return err
@@ -117,6 +115,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
+	tasks.Go(func() { secret.watch(background, meta, log) })
 	open, err := secured(c, listeners)
 	if err == nil {
 		err = runServer(ctx, door, open, forwarder, log)

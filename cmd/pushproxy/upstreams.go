@@ -23,7 +23,7 @@ import (
 // upstreams makes and keeps the target of each upstream for each principal.
 type upstreams struct {
 	config  Config
-	secret  authinject.Secret
+	secret  func() authinject.Secret
 	sources authinject.Chain            // of the principal local
 	chains  map[string]authinject.Chain // of each configured principal
 	forward *forward.Forwarder
@@ -45,7 +45,7 @@ type reach struct {
 
 func newUpstreams(c Config, secret authinject.Secret, f *forward.Forwarder) (*upstreams, error) {
 	u := &upstreams{
-		config: c, secret: secret, forward: f, sources: sources(c.Credentials),
+		config: c, secret: func() authinject.Secret { return secret }, forward: f, sources: sources(c.Credentials),
 		chains: chains(c), cas: map[string][]*x509.Certificate{}, targets: map[targetKey]*reach{},
 	}
 	for i, entry := range c.Upstreams {
@@ -212,7 +212,7 @@ func (u *upstreams) owner(principal string, t *authinject.Transport) func(contex
 		if err != nil {
 			return metadata.Owner{}, err
 		}
-		return metadata.Owner(authinject.Owner(u.secret, principal, t.Host, c)), nil
+		return metadata.Owner(authinject.Owner(u.secret(), principal, t.Host, c)), nil
 	}
 }
 
