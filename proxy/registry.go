@@ -42,6 +42,8 @@ type Registry struct {
 	Log     *slog.Logger
 	// Audit records pushes, deletions and refusals; nil records nothing.
 	Audit *Audit
+	// Limits keep principals from each other's share of this machine; nil: none.
+	Limits *Limits
 
 	fetches singleflight.Group // pulls that only fill the cache
 }
@@ -56,6 +58,7 @@ type call struct {
 	repo      oci.Repo // where it goes upstream
 	target    *forward.Target
 	seen      func(received int64) // told how much of the body has come, or nil
+	charge    func(n int) error    // asked whether n more bytes fit, or nil
 }
 
 // Context ends when the client goes away.
@@ -131,6 +134,11 @@ func (g *Registry) serve(a *answer, r *http.Request) error {
 		return err
 	}
 	a.caller = caller
+	leave, err := g.Limits.enter(caller.Principal)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	request, err := oci.Parse(r.Method, r.URL)
 	if err != nil {
 		return err

@@ -47,10 +47,7 @@ type rig struct {
 	client   *http.Client
 }
 
-const (
-	doorHost = "localhost:5001"
-	app      = "/v2/registry.test/acme/app"
-)
+const doorHost, app = "localhost:5001", "/v2/registry.test/acme/app"
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
@@ -86,7 +83,7 @@ func (r *rig) start() {
 	r.door = &Registry{
 		Routes: &Routes{Upstreams: []Upstream{{Host: "registry.test"}, {Host: "corp.test", Aliases: []string{"corp"}, Prefix: "team"}}},
 		Guard:  guard, Principals: &Principals{Auth: AuthNone}, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
-		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Limits: NewLimits(0, 0, 0), Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	listener := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.net = listener

@@ -27,6 +27,7 @@ type Config struct {
 	Hosts           []string          `mapstructure:"hosts"`
 	Certificate     CertificateConfig `mapstructure:"certificate"`
 	Principals      []PrincipalConfig `mapstructure:"principals"`
+	Limits          LimitsConfig      `mapstructure:"limits"`
 	DefaultUpstream string            `mapstructure:"default_upstream"`
 	Upstreams       []UpstreamConfig  `mapstructure:"upstreams"`
 	Storage         string            `mapstructure:"storage"`
@@ -87,6 +88,9 @@ var keys = []struct {
 	{"certificate.cert_file", "", "cert-file", "`file` with the certificate for listeners beyond loopback"},
 	{"certificate.key_file", "", "key-file", "`file` with its private key"},
 	{"principals", nil, "", ""},
+	{"limits.uploads", 64, "limit-uploads", "how many uploads a principal may have open"},
+	{"limits.requests", 256, "limit-requests", "how many requests of a principal are answered at a time"},
+	{"limits.bytes", 0, "limit-bytes", "how many bytes a principal may store in the cache (0: no limit)"},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
 	{"upstreams", nil, "", ""},
 	{"storage", "badger", "storage", "where blobs live: badger"},
@@ -109,6 +113,8 @@ func addFlags(flags *pflag.FlagSet) {
 			flags.String(k.flag, value, k.usage)
 		case []string:
 			flags.StringSlice(k.flag, value, k.usage)
+		case int:
+			flags.Int(k.flag, value, k.usage)
 		case time.Duration:
 			flags.Duration(k.flag, value, k.usage)
 		}

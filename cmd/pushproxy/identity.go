@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,13 @@ import (
 type CertificateConfig struct {
 	CertFile string `mapstructure:"cert_file"`
 	KeyFile  string `mapstructure:"key_file"`
+}
+
+// LimitsConfig is what one principal may take of this machine.
+type LimitsConfig struct {
+	Uploads  int   `mapstructure:"uploads"`
+	Requests int   `mapstructure:"requests"`
+	Bytes    int64 `mapstructure:"bytes"`
 }
 
 // PrincipalConfig is one principal beside local: a name that tokens or htpasswd
@@ -67,6 +75,9 @@ func (c *Config) checkIdentity(say sayFunc, oneOf func(key, value string, allowe
 	if (c.Certificate.CertFile == "") != (c.Certificate.KeyFile == "") {
 		say("certificate: cert_file and key_file belong together")
 	}
+	if c.Limits.Uploads <= 0 || c.Limits.Requests <= 0 || c.Limits.Bytes < 0 {
+		say("limits: uploads and requests are at least 1, bytes at least 0")
+	}
 	seen := []string{proxy.Local}
 	for i, p := range c.Principals {
 		key := fmt.Sprintf("principals[%d]", i)
@@ -108,6 +119,19 @@ func (c *Config) badListener(address string) string {
 }
 
 func onLoopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
+
+// lock makes the door open to those that the configuration lets in, by the names
+// that it is known by, as far as the limits go.
+func lock(ctx context.Context, c Config, door *proxy.Registry, listeners []net.Listener, secret authinject.Secret) (err error) {
+	if door.Guard, err = proxy.NewGuard(append(addresses(listeners), named(c.Hosts, listeners)...)); err != nil {
+		return err
+	}
+	if door.Principals, err = principals(c, secret, door.Log); err != nil {
+		return err
+	}
+	door.Limits = proxy.NewLimits(c.Limits.Uploads, c.Limits.Requests, c.Limits.Bytes)
+	return door.Count(ctx)
+}
 
 // principals is who may call, as the configuration says.
 func principals(c Config, secret authinject.Secret, log *slog.Logger) (*proxy.Principals, error) {

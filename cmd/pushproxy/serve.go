@@ -98,17 +98,12 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	secret := newRotatingSecret(c.DataDir, stores.secret)
 	upstreams.secret = secret.get
-	guard, err := proxy.NewGuard(append(addresses(listeners), named(c.Hosts, listeners)...))
-	if err != nil {
-		return err
-	}
-	callers, err := principals(c, stores.secret, log)
-	if err != nil {
-		return err
-	}
 	door := &proxy.Registry{
-		Routes: upstreams.routes(), Guard: guard, Principals: callers, Target: upstreams.target,
+		Routes: upstreams.routes(), Target: upstreams.target,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
+	}
+	if err := lock(ctx, c, door, listeners, stores.secret); err != nil {
+		return err
 	}
 	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
 		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
