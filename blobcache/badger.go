@@ -1,6 +1,7 @@
 package blobcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,30 +18,16 @@ import (
 
 const (
 	chunkPrefix   = "chunk/"
+	inLog         = 4 << 10 // bytes from which on a value goes to the value log
 	formatKey     = "format"
 	formatVersion = "2"
 	pageSize      = 256 // entries per read transaction of an iteration
 )
 
-// BadgerOptions are the settings of OpenBadger. Zero means the default, which
-// is right outside tests.
-type BadgerOptions struct {
-	// Floor is the free space in bytes below which nothing more is stored;
-	// default 512 MiB, or 2 ValueLogFileSize + 4 MemTableSize if that is more.
-	Floor int64
-	// ValueLogFileSize is where a file of chunks ends, in bytes; default
-	// 256 MiB. After a crash the last file is read again.
-	ValueLogFileSize int64
-	// MemTableSize is the bytes of keys and records kept in memory before they
-	// become a table; default 16 MiB.
-	MemTableSize int64
-}
-
 // Badger is Bodies and Index in one badger database. Make it with OpenBadger.
 //
-// The database is in badger's managed mode, where we number the transactions: in
-// the other one every read waits until all earlier writes are done, chunks of
-// other uploads among them. Here a read sees the newest of each key.
+// The database is in badger's managed mode, where we number the transactions and
+// a read sees the newest: in the other, reads wait for all earlier writes.
 type Badger struct {
 	db    *badger.DB
 	clock atomic.Uint64 // number of the last transaction
@@ -55,6 +42,7 @@ type Badger struct {
 	reclaim sync.Mutex   // one Drop at a time
 	use     sync.RWMutex // held by whoever reads or syncs, against them by Close
 	files   fileSync
+	ahead   ahead
 }
 
 // OpenBadger opens the store in dir, which it creates with mode 0700 if it is
@@ -67,7 +55,10 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	if err := prepareDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Badger{space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(), files: fileSync{dir: dir}}
+	s := &Badger{
+		space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
+		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize},
+	}
 	// Opening replays and flushes memtables; on a full disk that is a SIGBUS.
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
@@ -87,9 +78,8 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 // settings are badger's options, each chosen by measurement.
 func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b := badger.DefaultOptions(dir).WithLogger(log)
-	// Bodies, small ones too, to the value log: in the LSM they are written four
-	// times, and cost GiBs of memory.
-	b.ValueThreshold = 4 << 10
+	// Small bodies too: the LSM writes them four times, and takes GiBs of memory.
+	b.ValueThreshold = inLog
 	b.ValueLogFileSize = o.ValueLogFileSize
 	b.MemTableSize = o.MemTableSize
 	b.NumMemtables = 2
@@ -150,6 +140,7 @@ func (s *Badger) collect() error {
 	// what is not overwritten meanwhile cannot come back from the old file.
 	s.gate.Lock()
 	err := s.db.RunValueLogGC(0.5)
+	s.ahead.forget()
 	s.gate.Unlock()
 	if err != nil {
 		return err
@@ -172,6 +163,23 @@ func (s *Badger) uploads(from string) (uploads []string, err error) {
 		return nil
 	})
 	return uploads, err
+}
+
+// hasChunks reports whether the upload's first chunk is here, and any other.
+func (s *Badger) hasChunks(upload string) (first, rest bool, err error) {
+	s.use.RLock()
+	defer s.use.RUnlock()
+	prefix := []byte(chunkPrefix + upload + "/")
+	err = s.db.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+		defer it.Close()
+		for it.Seek(prefix); it.Valid() && !rest; it.Next() {
+			isFirst := bytes.Equal(it.Item().Key(), chunkKey(upload, 0))
+			first, rest = first || isFirst, rest || !isFirst
+		}
+		return nil
+	})
+	return first, rest, err
 }
 
 // entries returns the first entries of prefix whose keys are at or after from.
@@ -237,10 +245,7 @@ func (s *Badger) read(key, buf []byte) (value []byte, err error) {
 			value = append(buf[:0], v...)
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	return value, nil
+	return value, err
 }
 
 // view shows fn the value of key, or nil if there is none; fn may see several

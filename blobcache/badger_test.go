@@ -105,7 +105,7 @@ func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
 	}
 	openBadger(t, locked)
 	s := openBadger(t, future)
-	if ok, err := s.Swap(t.Context(), blobcache.Change{Key: "format", Old: []byte("2"), New: []byte("3")}); !ok || err != nil {
+	if ok, err := s.Swap(t.Context(), "format", []byte("2"), []byte("3")); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if err := s.Close(); err != nil {
@@ -155,29 +155,31 @@ func wantRefused(t *testing.T, dir string, o blobcache.BadgerOptions, words ...s
 
 func TestAClosedStoreAnswersWithErrors(t *testing.T) {
 	t.Parallel()
-	s := openBadger(t, filepath.Join(t.TempDir(), "cache"))
-	ctx := t.Context()
-	a := blobcachetest.ID("a")
-	if err := s.PutChunk(ctx, a, 0, []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	_, chunkErr := s.GetChunk(ctx, a, 0, nil)
-	_, getErr := s.Get(ctx, "k")
-	_, swapErr := s.Swap(ctx, blobcache.Change{Key: "k", New: []byte("v")})
-	var listErr, scanErr error
-	for _, listErr = range s.Uploads(ctx) {
-	}
-	for _, scanErr = range s.Scan(ctx, "k") {
-	}
-	for call, err := range map[string]error{
-		"PutChunk": s.PutChunk(ctx, a, 1, []byte("x")), "GetChunk": chunkErr, "Drop": s.Drop(ctx, a), "Barrier": s.Barrier(ctx),
-		"Uploads": listErr, "Get": getErr, "Swap": swapErr, "Scan": scanErr,
-	} {
-		if err == nil {
-			t.Errorf("%s of a closed store succeeded", call)
+	for kind := range diskStores {
+		s, ctx := openDisk(t, kind, filepath.Join(t.TempDir(), "cache")), t.Context()
+		a := blobcachetest.ID("a")
+		if err := s.PutChunk(ctx, a, 0, make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, chunkErr := s.GetChunk(ctx, a, 0, nil)
+		_, getErr := s.Get(ctx, "k")
+		_, swapErr := s.Swap(ctx, "k", nil, []byte("v"))
+		_, bothErr := s.PutAndSwap(ctx, a, 0, []byte("x"), blobcache.Change{Key: "k", New: []byte("v")})
+		var listErr, scanErr error
+		for _, listErr = range s.Uploads(ctx) {
+		}
+		for _, scanErr = range s.Scan(ctx, "k") {
+		}
+		for call, err := range map[string]error{
+			"PutChunk": s.PutChunk(ctx, a, 1, []byte("x")), "GetChunk": chunkErr, "Drop": s.Drop(ctx, a), "Barrier": s.Barrier(ctx),
+			"Uploads": listErr, "Get": getErr, "Swap": swapErr, "Scan": scanErr, "PutAndSwap": bothErr,
+		} {
+			if err == nil {
+				t.Errorf("%s of a closed store of %s succeeded", call, kind)
+			}
 		}
 	}
 }

@@ -1,3 +1,5 @@
+//go:build linux || darwin
+
 package blobcache_test
 
 import (
@@ -7,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +21,14 @@ import (
 
 // benchStores are the stores that benchmarks compare, with default settings.
 var benchStores = map[string]func(b *testing.B) blobcachetest.Store{
+	"files": func(b *testing.B) blobcachetest.Store {
+		s, err := blobcache.OpenFiles(filepath.Join(b.TempDir(), "cache"), blobcache.FilesOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = s.Close() })
+		return s
+	},
 	"badger": func(b *testing.B) blobcachetest.Store {
 		s, err := blobcache.OpenBadger(filepath.Join(b.TempDir(), "cache"), blobcache.BadgerOptions{})
 		if err != nil {
@@ -26,6 +37,15 @@ var benchStores = map[string]func(b *testing.B) blobcachetest.Store{
 		b.Cleanup(func() { _ = s.Close() })
 		return s
 	},
+}
+
+// cpuTime returns the processor time that this process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // body is a blob to push: p with a number for its first eight bytes.

@@ -42,17 +42,20 @@ type Bodies interface {
 type Index interface {
 	// Get returns the record, the caller's own copy, or nil when there is none.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Swap makes the changes if each record is what its change says, and
-	// reports whether they were: all of them or none, also after a crash. It
-	// fails with ErrFull when the records grow and could fill the disk.
-	Swap(ctx context.Context, changes ...Change) (bool, error)
+	// Swap replaces the record by new if it is old, and reports whether it
+	// was. An empty old stands for no record; an empty new deletes. It fails
+	// with ErrFull when new is longer than old and could fill the disk.
+	Swap(ctx context.Context, key string, old, new []byte) (bool, error)
+	// SwapAll is the Swap of several records: all of them or none, also after
+	// a crash.
+	SwapAll(ctx context.Context, changes ...Change) (bool, error)
 	// Scan yields the records whose keys start with prefix, which is not
 	// empty, in the order of the keys. Records may change meanwhile: each is as it was at some time
 	// during the scan. After an error it ends.
 	Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 }
 
-// Change is what a Swap does to one record. No two of a Swap have one key.
+// Change is what a SwapAll does to one record. No two of them have one key.
 type Change struct {
 	Key string
 	Old []byte // empty: there is no record
@@ -70,7 +73,7 @@ type Entry struct {
 type Joint interface {
 	Bodies
 	Index
-	// PutAndSwap is PutChunk and then, if that succeeds, Swap. The chunk may be
+	// PutAndSwap is PutChunk and then, if that succeeds, SwapAll. The chunk may be
 	// stored although the changes were not made.
 	PutAndSwap(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error)
 }
@@ -157,7 +160,12 @@ func (m *Memory) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Swap implements Index.
-func (m *Memory) Swap(ctx context.Context, changes ...Change) (bool, error) {
+func (m *Memory) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	return m.SwapAll(ctx, Change{key, old, new})
+}
+
+// SwapAll implements Index.
+func (m *Memory) SwapAll(ctx context.Context, changes ...Change) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -183,7 +191,7 @@ func (m *Memory) PutAndSwap(ctx context.Context, upload string, n int, p []byte,
 	if err := m.PutChunk(ctx, upload, n, p); err != nil {
 		return false, err
 	}
-	return m.Swap(ctx, changes...)
+	return m.SwapAll(ctx, changes...)
 }
 
 // Scan implements Index.

@@ -103,7 +103,7 @@ func (c *Cache) Remove(ctx context.Context, d digest.Digest) error {
 		if err != nil {
 			return err
 		}
-		if done, err := c.index.Swap(ctx, Change{Key: blobKey(d), Old: raw}); err != nil || done {
+		if done, err := c.index.Swap(ctx, blobKey(d), raw, nil); err != nil || done {
 			return err
 		}
 	}
@@ -137,8 +137,8 @@ func (c *Cache) lookup(ctx context.Context, d digest.Digest) (blobRecord, []byte
 	if raw == nil {
 		return record, nil, fmt.Errorf("blob %s: %w", d, ErrUnknown)
 	}
-	if err := record.decode(blobKey(d), raw); err != nil {
-		if _, swapErr := c.index.Swap(ctx, Change{Key: blobKey(d), Old: raw}); swapErr != nil {
+	if err := decode(blobKey(d), raw, &record); err != nil {
+		if _, swapErr := c.index.Swap(ctx, blobKey(d), raw, nil); swapErr != nil {
 			return blobRecord{}, nil, fmt.Errorf("%w; removing it: %w", err, swapErr)
 		}
 		return blobRecord{}, nil, fmt.Errorf("blob %s: %w: %w", d, ErrUnknown, err)
@@ -149,7 +149,7 @@ func (c *Cache) lookup(ctx context.Context, d digest.Digest) (blobRecord, []byte
 // put stores a sealed chunk and makes the changes; p may be nil for none.
 func (c *Cache) put(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error) {
 	if p == nil {
-		return c.index.Swap(ctx, changes...)
+		return c.index.SwapAll(ctx, changes...)
 	}
 	if c.joint != nil {
 		return c.joint.PutAndSwap(ctx, upload, n, p, changes...)
@@ -157,7 +157,7 @@ func (c *Cache) put(ctx context.Context, upload string, n int, p []byte, changes
 	if err := c.bodies.PutChunk(ctx, upload, n, p); err != nil {
 		return false, err
 	}
-	return c.index.Swap(ctx, changes...)
+	return c.index.SwapAll(ctx, changes...)
 }
 
 // chunk returns the payload of a chunk, in buf's memory where it fits. The

@@ -46,7 +46,7 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 	if blob.Upload != u.id {
 		// The blob is visible: a session that cannot be deleted now idles until
 		// Sweep drops it.
-		_, _ = u.c.index.Swap(context.WithoutCancel(ctx), Change{Key: uploadKey(u.id), Old: u.raw})
+		_, _ = u.c.index.Swap(context.WithoutCancel(ctx), uploadKey(u.id), u.raw, nil)
 	}
 	u.c.tell(u.id, func(l *live) { l.final = &blob })
 	u.end()
@@ -58,12 +58,8 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 // record of the blob that is visible then.
 func (u *Upload) publish(ctx context.Context, d digest.Digest) (blobRecord, error) {
 	blob := blobRecord{Upload: u.id, Length: u.offset}
-	raw, err := blob.encode(blobKey(d))
-	if err != nil {
-		return blob, u.named(err)
-	}
 	n, tail := u.unstored()
-	done, err := u.c.put(ctx, u.id, n, tail, Change{Key: blobKey(d), New: raw}, Change{Key: uploadKey(u.id), Old: u.raw})
+	done, err := u.c.put(ctx, u.id, n, tail, Change{Key: blobKey(d), New: encode(blobKey(d), &blob)}, Change{Key: uploadKey(u.id), Old: u.raw})
 	if done {
 		return blob, nil
 	}

@@ -187,7 +187,7 @@ func TestADiskErrorInBadgersLogEndsAllWrites(t *testing.T) {
 			}
 			s.LogForTest("Error while curlf: %v\n", err)
 			_, beginErr = c.Begin(t.Context(), "", "")
-			swapped, swapErr := s.Swap(t.Context(), blobcache.Change{Key: "k", New: []byte("v")})
+			swapped, swapErr := s.Swap(t.Context(), "k", nil, []byte("v"))
 			for call, err := range map[string]error{
 				"Begin": beginErr, "Commit": u.Commit(t.Context(), digest.FromBytes(p[:1])), "Checkpoint": u.Checkpoint(t.Context()),
 				"Swap": swapErr, "PutChunk": s.PutChunk(t.Context(), blobcachetest.ID("a"), 0, p), "Barrier": s.Barrier(t.Context()), "Drop": s.Drop(t.Context(), blobcachetest.ID("a")),

@@ -178,7 +178,7 @@ func (b *Blob) quarantine(err error) error {
 		return fmt.Errorf("blob %s: %w", b.d, err)
 	}
 	ctx := context.WithoutCancel(b.ctx)
-	if _, swapErr := b.c.index.Swap(ctx, Change{Key: blobKey(b.d), Old: b.raw}); swapErr != nil {
+	if _, swapErr := b.c.index.Swap(ctx, blobKey(b.d), b.raw, nil); swapErr != nil {
 		return fmt.Errorf("blob %s: %w; removing it: %w", b.d, err, swapErr)
 	}
 	return fmt.Errorf("blob %s is removed from the cache: %w", b.d, err)

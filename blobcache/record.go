@@ -82,70 +82,66 @@ func checksum(name string, p []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte(name), castagnoli), castagnoli, p)
 }
 
-// encode returns the stored form of the record under key.
-func (r blobRecord) encode(key string) ([]byte, error) {
-	id, ok := parseID(r.Upload)
-	if !ok {
-		return nil, fmt.Errorf("record %s: %q is not the id of an upload", key, r.Upload)
-	}
-	p := append(make([]byte, 0, len(id)+binary.MaxVarintLen64+sumSize), id[:]...)
-	return seal(key, binary.AppendVarint(p, r.Length)), nil
+// record is what the index holds under a key.
+type record interface {
+	// encode appends the fields to p.
+	encode(p []byte) []byte
+	// decode reads the fields and reports whether they make sense.
+	decode(f *fields) bool
 }
 
-// decode reads the stored form; the error is ErrDamaged.
-func (r *blobRecord) decode(key string, raw []byte) error {
-	f, err := open(key, raw)
-	if err != nil {
-		return err
+// encode returns the stored form of a record.
+func encode(key string, r record) []byte { return seal(key, r.encode(make([]byte, 0, 512))) }
+
+// decode reads the stored form of a record; the error is ErrDamaged.
+func decode(key string, raw []byte, r record) error {
+	p, ok := unseal(key, raw)
+	if !ok {
+		return fmt.Errorf("record %s: checksum: %w", key, ErrDamaged)
 	}
+	f := &fields{p: p}
+	if sense := r.decode(f); !sense || f.short || len(f.p) > 0 {
+		return fmt.Errorf("record %s makes no sense: %w", key, ErrDamaged)
+	}
+	return nil
+}
+
+func (r *blobRecord) encode(p []byte) []byte {
+	id, _ := parseID(r.Upload)
+	return binary.AppendVarint(append(p, id[:]...), r.Length)
+}
+
+func (r *blobRecord) decode(f *fields) bool {
 	r.Upload = hex.EncodeToString(f.take(idSize))
 	r.Length = f.number()
-	return f.close(r.Length >= 0)
+	return r.Length >= 0
 }
 
-// encode returns the stored form of the record under key.
-func (r sessionRecord) encode(key string) []byte {
-	p := make([]byte, 0, 64+len(r.Algorithm)+len(r.Owner)+len(r.Hash)+len(r.BaseHash))
-	for _, text := range []string{string(r.Algorithm), r.Owner} {
-		p = append(binary.AppendVarint(p, int64(len(text))), text...)
-	}
+func (r *sessionRecord) encode(p []byte) []byte {
+	p = appendText(appendText(p, string(r.Algorithm)), r.Owner)
 	for _, number := range []int64{r.Created, r.Touched, r.Offset, r.Base} {
 		p = binary.AppendVarint(p, number)
 	}
-	for _, state := range [][]byte{r.Hash, r.BaseHash} {
-		p = append(binary.AppendVarint(p, int64(len(state))), state...)
-	}
-	return seal(key, p)
+	return appendText(appendText(p, string(r.Hash)), string(r.BaseHash))
 }
 
-// decode reads the stored form; the error is ErrDamaged.
-func (r *sessionRecord) decode(key string, raw []byte) error {
-	f, err := open(key, raw)
-	if err != nil {
-		return err
-	}
+func (r *sessionRecord) decode(f *fields) bool {
 	*r = sessionRecord{
 		Algorithm: digest.Algorithm(f.text()), Owner: string(f.text()),
 		Created: f.number(), Touched: f.number(), Offset: f.number(), Base: f.number(),
 		Hash: f.text(), BaseHash: f.text(),
 	}
-	return f.close(r.Offset >= 0 && r.Base >= 0 && known(r.Algorithm))
+	return r.Offset >= 0 && r.Base >= 0 && known(r.Algorithm)
 }
 
-// fields reads a record. What is not there is zero, and close tells.
+func appendText(p []byte, text string) []byte {
+	return append(binary.AppendVarint(p, int64(len(text))), text...)
+}
+
+// fields reads a record's. What is not there is zero, and short.
 type fields struct {
-	key   string
 	p     []byte
 	short bool
-}
-
-// open checks a record's checksum.
-func open(key string, raw []byte) (*fields, error) {
-	p, ok := unseal(key, raw)
-	if !ok {
-		return nil, fmt.Errorf("record %s: checksum: %w", key, ErrDamaged)
-	}
-	return &fields{key: key, p: p}, nil
 }
 
 func (f *fields) take(n int64) (p []byte) {
@@ -165,14 +161,6 @@ func (f *fields) number() int64 {
 }
 
 func (f *fields) text() []byte { return f.take(f.number()) }
-
-// close ends the reading; sense says whether what was read makes sense.
-func (f *fields) close(sense bool) error {
-	if f.short || len(f.p) > 0 || !sense {
-		return fmt.Errorf("record %s makes no sense: %w", f.key, ErrDamaged)
-	}
-	return nil
-}
 
 // idSize is the number of bytes of an upload's id; in names and keys they are
 // lower-case hexadecimal digits.

@@ -76,7 +76,7 @@ func (c *Cache) resume(ctx context.Context, id string) (*Upload, error) {
 		return nil, unknownUpload(id)
 	}
 	var r sessionRecord
-	if err := r.decode(uploadKey(id), raw); err != nil {
+	if err := decode(uploadKey(id), raw, &r); err != nil {
 		return nil, fmt.Errorf("%w: %w", unknownUpload(id), err)
 	}
 	u := &Upload{
@@ -133,7 +133,7 @@ func (u *Upload) record(offset int64, state []byte) sessionRecord {
 // save replaces the stored record, and stores a sealed chunk before if there is
 // one.
 func (u *Upload) save(ctx context.Context, record sessionRecord, n int, sealed []byte) error {
-	raw := record.encode(uploadKey(u.id))
+	raw := encode(uploadKey(u.id), &record)
 	if sealed == nil && bytes.Equal(raw, u.raw) {
 		return nil
 	}

@@ -43,3 +43,12 @@ func (s *space) admit(n int64) error {
 		"the proxy's disk is full: %s has %d MiB free and %d MiB must stay free; free some space there, then push again",
 		s.dir, s.free>>20, (s.floor+n)>>20))
 }
+
+// explain makes ErrFull of the error of a file that could not grow.
+func (s *space) explain(err error) error {
+	if err == nil || !noSpace(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrFull, oci.ErrStorageFull.With(
+		"the proxy's disk is full: nothing more could be written to %s; free some space there, then push again", s.dir).Because(err))
+}

@@ -9,6 +9,20 @@ import (
 	"iter"
 )
 
+// BadgerOptions are the settings of OpenBadger. Zero means the default, which
+// is right outside tests.
+type BadgerOptions struct {
+	// Floor is the free space in bytes below which nothing more is stored;
+	// default 512 MiB, or 2 ValueLogFileSize + 4 MemTableSize if that is more.
+	Floor int64
+	// ValueLogFileSize is where a file of chunks ends, in bytes; default
+	// 256 MiB. After a crash the last file is read again.
+	ValueLogFileSize int64
+	// MemTableSize is the bytes of keys and records kept in memory before they
+	// become a table; default 16 MiB.
+	MemTableSize int64
+}
+
 // Close ends the store's use of the directory, after the calls under way. Calls
 // that come later fail.
 func (s *Badger) Close() error {
@@ -18,6 +32,7 @@ func (s *Badger) Close() error {
 	defer s.gate.Unlock()
 	s.use.Lock()
 	defer s.use.Unlock()
+	s.ahead.forget()
 	return s.db.Close()
 }
 
@@ -33,6 +48,13 @@ func (s *Badger) PutAndSwap(ctx context.Context, upload string, n int, p []byte,
 		return false, err
 	}
 	return s.apply(ctx, chunkKey(upload, n), p, changes)
+}
+
+// forgetChunk deletes one chunk.
+func (s *Badger) forgetChunk(upload string, n int) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
 // GetChunk implements Bodies.
@@ -87,7 +109,12 @@ func (s *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Swap implements Index.
-func (s *Badger) Swap(ctx context.Context, changes ...Change) (bool, error) {
+func (s *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	return s.SwapAll(ctx, Change{key, old, new})
+}
+
+// SwapAll implements Index.
+func (s *Badger) SwapAll(ctx context.Context, changes ...Change) (bool, error) {
 	return s.apply(ctx, nil, nil, changes)
 }
 
@@ -96,6 +123,11 @@ func (s *Badger) Swap(ctx context.Context, changes ...Change) (bool, error) {
 func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
+	}
+	if len(chunk) >= inLog && s.ahead.lost() {
+		s.gate.Lock()
+		s.ahead.find()
+		s.gate.Unlock()
 	}
 	s.gate.RLock()
 	defer s.gate.RUnlock()
@@ -119,8 +151,31 @@ func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change)
 	if !dirty {
 		return true, nil
 	}
+	if err := s.makeRoom(chunk, changes); err != nil {
+		return false, err
+	}
 	err := s.write(key, chunk, changes)
 	return err == nil, err
+}
+
+// makeRoom prepares the value log for what goes there.
+func (s *Badger) makeRoom(chunk []byte, changes []Change) error {
+	var bytes int64
+	entries := 0
+	count := func(p []byte) {
+		if len(p) >= inLog {
+			bytes += int64(len(p))
+			entries++
+		}
+	}
+	count(chunk)
+	for _, change := range changes {
+		count(change.New)
+	}
+	if entries == 0 {
+		return nil
+	}
+	return s.space.explain(s.ahead.reserve(bytes, entries))
 }
 
 // lock takes the changes' keys for the caller alone, until it calls unlock.

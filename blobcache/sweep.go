@@ -38,9 +38,9 @@ func (c *Cache) Sweep(ctx context.Context, idle time.Duration) (int, error) {
 			return 0, err
 		}
 		var record blobRecord
-		if record.decode(e.Key, e.Value) == nil {
+		if decode(e.Key, e.Value, &record) == nil {
 			alive[record.Upload] = true
-		} else if _, err := c.index.Swap(ctx, Change{Key: e.Key, Old: e.Value}); err != nil {
+		} else if _, err := c.index.Swap(ctx, e.Key, e.Value, nil); err != nil {
 			return 0, err
 		}
 	}
@@ -57,7 +57,7 @@ func (c *Cache) Sweep(ctx context.Context, idle time.Duration) (int, error) {
 // has it, and reports whether it did.
 func (c *Cache) expire(ctx context.Context, e Entry, idle time.Duration) (bool, error) {
 	var record sessionRecord
-	if err := record.decode(e.Key, e.Value); err == nil && c.Now().Sub(time.Unix(record.Touched, 0)) < idle {
+	if err := decode(e.Key, e.Value, &record); err == nil && c.Now().Sub(time.Unix(record.Touched, 0)) < idle {
 		return false, nil
 	}
 	id := strings.TrimPrefix(e.Key, uploadPrefix)
@@ -65,7 +65,7 @@ func (c *Cache) expire(ctx context.Context, e Entry, idle time.Duration) (bool, 
 		return false, nil
 	}
 	defer c.let(id)
-	return c.index.Swap(ctx, Change{Key: e.Key, Old: e.Value})
+	return c.index.Swap(ctx, e.Key, e.Value, nil)
 }
 
 // isOpen reports whether somebody reads the upload's chunks as a blob.

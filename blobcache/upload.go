@@ -195,7 +195,7 @@ func (u *Upload) Cancel(ctx context.Context) error {
 	if u.unknown {
 		return u.err
 	}
-	done, err := u.c.index.Swap(ctx, Change{Key: uploadKey(u.id), Old: u.raw})
+	done, err := u.c.index.Swap(ctx, uploadKey(u.id), u.raw, nil)
 	if err == nil && !done {
 		err = errTaken
 	}

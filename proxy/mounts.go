@@ -40,7 +40,7 @@ func (g *Registry) source(c *call) string {
 	if c.From == "" {
 		return ""
 	}
-	repo, err := g.Routes.Route(c.Context(), c.Namespace, c.From)
+	repo, err := g.repository(c, c.From)
 	// A mount is a read of the source.
 	if err != nil || repo.Host != c.repo.Host || !c.caller.may(VerbPull, repo) {
 		return ""

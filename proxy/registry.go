@@ -129,7 +129,7 @@ func (g *Registry) serve(a *answer, r *http.Request) error {
 	if err := g.Guard.check(r); err != nil {
 		return err
 	}
-	caller, err := g.Principals.identify(r)
+	caller, err := g.whose(r)
 	if err != nil {
 		return err
 	}
@@ -174,11 +174,12 @@ func (g *Registry) answer(c *call) (err error) {
 // route finds the upstream and repository of a call.
 func (g *Registry) route(c *call) (err error) {
 	// A client that was told to reach this door by another name sends the name
-	// that it knows; it says nothing about the upstream.
-	if g.Guard.Hosts[strings.ToLower(c.Namespace)] {
+	// that it knows; it says nothing about the upstream. In a tunnel nothing does
+	// but the tunnel.
+	if _, ok := tunnelOf(c.Context()); ok || g.Guard.Hosts[strings.ToLower(c.Namespace)] {
 		c.Namespace = ""
 	}
-	if c.repo, err = g.Routes.Route(c.Context(), c.Namespace, c.Name); err != nil {
+	if c.repo, err = g.repository(c, c.Name); err != nil {
 		return err
 	}
 	if c.Namespace != "" {

@@ -109,8 +109,8 @@ func TestS19ADigestOfAnothersIsLikeOneThatNobodyHas(t *testing.T) {
 	manifest := pushSmall(t, s.clients["ann"], repo)
 	blob := digestOf([]byte("hello from " + t.Name()))
 	mine, asked := "/v2/"+upstreamName+"/bob/app", 0
-	// How the upstream wants to be logged in to is learned once.
-	s.clients["bob"].do(t, "GET", mine+"/tags/list", nil)
+	// How the upstream wants to be logged in to, and whether the repository is there, is learned once.
+	s.clients["bob"].do(t, "HEAD", mine+"/blobs/"+digestOf([]byte("the first")), nil)
 	for _, c := range []struct{ method, path string }{
 		{"HEAD", "/blobs/DIGEST"}, {"GET", "/blobs/DIGEST"}, {"RANGE", "/blobs/DIGEST"}, {"HEAD", "/manifests/DIGEST"}, {"GET", "/manifests/DIGEST"},
 		{"POST", "/blobs/uploads/?mount=DIGEST"}, {"POST", "/blobs/uploads/?mount=DIGEST&from=" + upstreamName + "/bob/OTHER"},

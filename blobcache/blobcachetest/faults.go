@@ -45,12 +45,17 @@ func (f *Failing) PutChunk(ctx context.Context, upload string, n int, p []byte) 
 }
 
 // Swap implements blobcache.Index.
-func (f *Failing) Swap(ctx context.Context, changes ...blobcache.Change) (bool, error) {
+func (f *Failing) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	return f.SwapAll(ctx, blobcache.Change{Key: key, Old: old, New: new})
+}
+
+// SwapAll implements blobcache.Index.
+func (f *Failing) SwapAll(ctx context.Context, changes ...blobcache.Change) (bool, error) {
 	if !f.fails() {
-		return f.Store.Swap(ctx, changes...)
+		return f.Store.SwapAll(ctx, changes...)
 	}
 	if f.Late {
-		_, _ = f.Store.Swap(ctx, changes...)
+		_, _ = f.Store.SwapAll(ctx, changes...)
 	}
 	return false, ErrInjected
 }
@@ -66,10 +71,10 @@ func (f *Failing) PutAndSwap(ctx context.Context, upload string, n int, p []byte
 		return false, err
 	}
 	if !failing {
-		return f.Store.Swap(ctx, changes...)
+		return f.Store.SwapAll(ctx, changes...)
 	}
 	if f.Late {
-		_, _ = f.Store.Swap(ctx, changes...)
+		_, _ = f.Store.SwapAll(ctx, changes...)
 	}
 	return false, ErrInjected
 }

@@ -34,7 +34,7 @@ func TestIndex(t *testing.T, open func(t *testing.T) blobcache.Index) {
 
 func wantSwap(t *testing.T, i blobcache.Index, key, old, new string, want bool) {
 	t.Helper()
-	if got, err := i.Swap(t.Context(), blobcache.Change{Key: key, Old: []byte(old), New: []byte(new)}); err != nil || got != want {
+	if got, err := i.Swap(t.Context(), key, []byte(old), []byte(new)); err != nil || got != want {
 		t.Fatalf("Swap(%s, %q, %q): %t, %v; want %t", key, old, new, got, err, want)
 	}
 }
@@ -122,7 +122,7 @@ func oneSwapWins(t *testing.T, i blobcache.Index) {
 					t.Error(err)
 					return
 				}
-				ok, err := i.Swap(t.Context(), blobcache.Change{Key: "counter", Old: old, New: append(bytes.Clone(old), '+')})
+				ok, err := i.Swap(t.Context(), "counter", old, append(bytes.Clone(old), '+'))
 				if err != nil {
 					t.Error(err)
 					return
@@ -144,8 +144,9 @@ func cancelledIndex(t *testing.T, i blobcache.Index) {
 	wantSwap(t, i, "k", "", "v", true)
 	cancel()
 	_, getErr := i.Get(ctx, "k")
-	_, swapErr := i.Swap(ctx, blobcache.Change{Key: "k", Old: []byte("v"), New: []byte("w")})
-	for call, err := range map[string]error{"Get": getErr, "Swap": swapErr, "Scan": last(i.Scan(ctx, "p/"))} {
+	_, allErr := i.SwapAll(ctx, blobcache.Change{Key: "k", Old: []byte("v"), New: []byte("w")}, blobcache.Change{Key: "l", New: []byte("w")})
+	_, swapErr := i.Swap(ctx, "k", []byte("v"), []byte("w"))
+	for call, err := range map[string]error{"Get": getErr, "Swap": swapErr, "SwapAll": allErr, "Scan": last(i.Scan(ctx, "p/"))} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v, want context.Canceled", call, err)
 		}
@@ -168,7 +169,7 @@ func manySwapped(t *testing.T, i blobcache.Index) {
 			before, after, _ := strings.Cut(text, ">")
 			changes = append(changes, blobcache.Change{Key: key, Old: []byte(before), New: []byte(after)})
 		}
-		if got, err := i.Swap(t.Context(), changes...); err != nil || got != step.want {
+		if got, err := i.SwapAll(t.Context(), changes...); err != nil || got != step.want {
 			t.Fatalf("%+v: %t, %v", step, got, err)
 		}
 		var left []string
@@ -192,7 +193,7 @@ func crossedSwaps(t *testing.T, i blobcache.Index) {
 				if a == b {
 					continue
 				}
-				if _, err := i.Swap(t.Context(), blobcache.Change{Key: a, New: []byte("v")}, blobcache.Change{Key: b, Old: []byte("v")}); err != nil {
+				if _, err := i.SwapAll(t.Context(), blobcache.Change{Key: a, New: []byte("v")}, blobcache.Change{Key: b, Old: []byte("v")}); err != nil {
 					t.Error(err)
 				}
 			}

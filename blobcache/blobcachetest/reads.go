@@ -122,7 +122,7 @@ func damagedRecords(t *testing.T, s Store) {
 	swapRecord(t, s, "blob/"+string(d), func([]byte) []byte { return record })
 	wantMiss(t, c, d)
 	swapped := digest.FromString("never stored")
-	if _, err := s.Swap(t.Context(), blobcache.Change{Key: "blob/" + string(swapped), New: record}); err != nil {
+	if _, err := s.Swap(t.Context(), "blob/"+string(swapped), nil, record); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := c.Sweep(t.Context(), 0); err != nil || n == 0 {
@@ -140,7 +140,7 @@ func swapRecord(t *testing.T, s Store, key string, change func([]byte) []byte) {
 	if err != nil || old == nil {
 		t.Fatalf("Get(%s): %v", key, err)
 	}
-	if ok, err := s.Swap(t.Context(), blobcache.Change{Key: key, Old: old, New: change(bytes.Clone(old))}); err != nil || !ok {
+	if ok, err := s.Swap(t.Context(), key, old, change(bytes.Clone(old))); err != nil || !ok {
 		t.Fatalf("Swap(%s): %t, %v", key, ok, err)
 	}
 }

@@ -20,20 +20,22 @@ import (
 // Config is the whole configuration. config.example.yaml is its manual; a test
 // holds the two together.
 type Config struct {
-	Listen          []string          `mapstructure:"listen"`
-	DataDir         string            `mapstructure:"data_dir"`
-	Auth            string            `mapstructure:"auth"`
-	Htpasswd        string            `mapstructure:"htpasswd"`
-	Hosts           []string          `mapstructure:"hosts"`
-	Certificate     CertificateConfig `mapstructure:"certificate"`
-	Principals      []PrincipalConfig `mapstructure:"principals"`
-	Limits          LimitsConfig      `mapstructure:"limits"`
-	DefaultUpstream string            `mapstructure:"default_upstream"`
-	Upstreams       []UpstreamConfig  `mapstructure:"upstreams"`
-	Storage         string            `mapstructure:"storage"`
-	Credentials     CredentialsConfig `mapstructure:"credentials"`
-	Proxy           string            `mapstructure:"proxy"`
-	Log             LogConfig         `mapstructure:"log"`
+	Listen          []string           `mapstructure:"listen"`
+	TLS             string             `mapstructure:"tls"`
+	ForwardProxy    ForwardProxyConfig `mapstructure:"forward_proxy"`
+	DataDir         string             `mapstructure:"data_dir"`
+	Auth            string             `mapstructure:"auth"`
+	Htpasswd        string             `mapstructure:"htpasswd"`
+	Hosts           []string           `mapstructure:"hosts"`
+	Certificate     CertificateConfig  `mapstructure:"certificate"`
+	Principals      []PrincipalConfig  `mapstructure:"principals"`
+	Limits          LimitsConfig       `mapstructure:"limits"`
+	DefaultUpstream string             `mapstructure:"default_upstream"`
+	Upstreams       []UpstreamConfig   `mapstructure:"upstreams"`
+	Storage         string             `mapstructure:"storage"`
+	Credentials     CredentialsConfig  `mapstructure:"credentials"`
+	Proxy           string             `mapstructure:"proxy"`
+	Log             LogConfig          `mapstructure:"log"`
 }
 
 // UpstreamConfig is one entry of upstreams.
@@ -81,6 +83,9 @@ var keys = []struct {
 	usage string
 }{
 	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, host:port or unix:/path (repeatable)"},
+	{"tls", "auto", "tls", "TLS on the registry door beside plain HTTP, from pushproxy's own CA: auto or off"},
+	{"forward_proxy.listen", []string{"127.0.0.1:5002"}, "forward-proxy-listen", "`address` of the forward-proxy door, loopback only (repeatable)"},
+	{"forward_proxy.tunnel_others", false, "tunnel-others", "pass port 443 of other hosts through the forward-proxy door, untouched"},
 	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
 	{"auth", "auto", "auth", "who may call: auto, token, htpasswd, passthrough or none (everybody who can connect is you)"},
 	{"htpasswd", "", "htpasswd", "`file` of user names and bcrypt hashes, for --auth htpasswd"},
@@ -93,7 +98,7 @@ var keys = []struct {
 	{"limits.bytes", 0, "limit-bytes", "how many bytes a principal may store in the cache (0: no limit)"},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
 	{"upstreams", nil, "", ""},
-	{"storage", "badger", "storage", "where blobs live: badger"},
+	{"storage", "badger", "storage", "where bodies over 64 KiB live: badger or files"},
 	{"credentials.docker_config", "", "docker-config", "`path` of docker's config.json or its directory (default $DOCKER_CONFIG or ~/.docker)"},
 	{"credentials.podman_auth", "", "podman-auth", "`path` of podman's auth.json (default its standard places)"},
 	{"credentials.references", nil, "", ""},
@@ -115,6 +120,8 @@ func addFlags(flags *pflag.FlagSet) {
 			flags.StringSlice(k.flag, value, k.usage)
 		case int:
 			flags.Int(k.flag, value, k.usage)
+		case bool:
+			flags.Bool(k.flag, value, k.usage)
 		case time.Duration:
 			flags.Duration(k.flag, value, k.usage)
 		}
@@ -254,10 +261,12 @@ func (c *Config) check() (problems []string) {
 			say("%s: %q is not one of %s", key, value, strings.Join(allowed, ", "))
 		}
 	}
-	oneOf("storage", c.Storage, "badger")
+	oneOf("tls", c.TLS, "auto", "off")
+	oneOf("storage", c.Storage, "badger", "files")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	c.checkIdentity(say, oneOf)
+	c.ForwardProxy.check(say)
 	if !filepath.IsAbs(c.DataDir) {
 		say("data_dir: %q is not an absolute path", c.DataDir)
 	}

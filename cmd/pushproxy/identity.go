@@ -118,6 +118,7 @@ func (c *Config) badListener(address string) string {
 	return ""
 }
 
+// onLoopback reports whether a listener's host is this machine alone.
 func onLoopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
 
 // lock makes the door open to those that the configuration lets in, by the names
@@ -170,11 +171,30 @@ func tokens(c Config) *proxy.Tokens {
 	return &proxy.Tokens{File: filepath.Join(c.DataDir, "tokens.json")}
 }
 
+// loopback returns what is wrong with the address of a listener that has to be on
+// loopback.
+func loopback(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	switch {
+	case err != nil || port == "":
+		return "is not host:port, such as 127.0.0.1:5002 or [::1]:5002"
+	case !onLoopback(host):
+		return "is not a loopback address: only 127.0.0.1, [::1] and localhost are allowed"
+	}
+	return ""
+}
+
+// alone reports whether a listener is reached from this machine alone.
+func alone(l net.Listener) bool {
+	tcp, ok := l.Addr().(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
 // secured puts TLS before the listeners that others can reach.
 func secured(c Config, listeners []net.Listener) ([]net.Listener, error) {
 	out := slices.Clone(listeners)
 	for i, l := range out {
-		if tcp, ok := l.Addr().(*net.TCPAddr); !ok || tcp.IP.IsLoopback() {
+		if _, tcp := l.Addr().(*net.TCPAddr); !tcp || alone(l) {
 			continue
 		}
 		pair, err := tls.LoadX509KeyPair(c.Certificate.CertFile, c.Certificate.KeyFile)

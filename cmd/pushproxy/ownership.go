@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,14 +24,12 @@ func harden(c Config) error {
 func ownCredentials(c Config) error {
 	uid := os.Geteuid()
 	for _, path := range credentialFiles(c) {
-		owner, err := ownerOf(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		info, err := os.Stat(path)
 		if err != nil {
 			// Whoever needs it says so then.
 			continue
 		}
+		owner, _ := ownerOf(info)
 		if owner == uid || owner == 0 {
 			continue
 		}
@@ -71,19 +67,6 @@ func principalCredentials(c Config) (all []CredentialsConfig) {
 		all = append(all, p.Credentials)
 	}
 	return all
-}
-
-// ownerOf returns the user id of the file that a path leads to.
-func ownerOf(path string) (int, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, errors.ErrUnsupported
-	}
-	return int(st.Uid), nil
 }
 
 // privateDir refuses a directory that others could read, or have chosen: what

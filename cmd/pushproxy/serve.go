@@ -26,14 +26,17 @@ import (
 const (
 	// stopFor is how long a stop may take: what is under way ends or is given up.
 	stopFor = 25 * time.Second
-	// uploadIdle is how long an upload may lie before it is dropped at a start.
+	// uploadIdle is how long an upload may lie before it is dropped, and sweepEvery
+	// how often that is looked for.
 	uploadIdle = 24 * time.Hour
+	sweepEvery = 10 * time.Minute
 	// The server's limits (trust.md S28). There is none on a whole request, since
 	// no limit suits every layer; bodies have one on pauses.
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 120 * time.Second
 	maxHeaderBytes = 64 << 10
 	maxConnections = 1024
+	readBuffer     = 2 << 20
 )
 
 func serveCommand() *cobra.Command {
@@ -64,22 +67,17 @@ func newLogger(c LogConfig, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// serve runs the registry door until ctx ends.
+// serve runs the doors until ctx ends.
 func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err := harden(c); err != nil {
 		return err
 	}
-	listeners, err := listen(c.Listen, log)
+	d, err := listenDoors(c, log)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, l := range listeners {
-			// A server that ran has closed it already.
-			_ = l.Close()
-		}
-	}()
-	stores, err := openStores(ctx, c.DataDir)
+	defer d.close()
+	stores, err := openStores(ctx, c.DataDir, c.Storage)
 	if err != nil {
 		return err
 	}
@@ -98,69 +96,83 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	secret := newRotatingSecret(c.DataDir, stores.secret)
 	upstreams.secret = secret.get
-	door := &proxy.Registry{
+	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Target: upstreams.target,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
 	}
-	if err := lock(ctx, c, door, listeners, stores.secret); err != nil {
+	if err := lock(ctx, c, registry, d.registry, stores.secret); err != nil {
 		return err
 	}
-	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
-		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
+	if err := d.open(ctx, c, registry, upstreams, log); err != nil {
+		return err
+	}
+	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS,
+		"forward_proxy", strings.Join(addresses(d.forward), " "),
+		"push_to", pushTo(d.registry), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
 	tasks.Go(func() { secret.watch(background, meta, log) })
-	open, err := secured(c, listeners)
-	if err == nil {
-		err = runServer(ctx, door, open, forwarder, log)
-	}
+	tasks.Go(func() { watchdog(background, d.registry[0].Addr().String()) })
+	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()
 	return err
 }
 
-// sweep gives back the space of uploads that nobody will finish.
+// sweep gives back the space of what nobody will finish or read: at once, since
+// a crash may have left much, and then every sweepEvery.
 func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
-	n, err := cache.Sweep(ctx, uploadIdle)
-	switch {
-	case err != nil && ctx.Err() == nil:
-		log.Warn("dead uploads could not all be swept; the next start tries again", "error", err)
-	case n > 0:
-		log.Info("dead uploads swept", "uploads", n)
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		n, err := cache.Sweep(ctx, uploadIdle)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			log.Warn("dead uploads could not all be swept; it is tried again later", "error", err, "in", sweepEvery)
+		case n > 0:
+			log.Info("dead uploads swept", "uploads", n)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
-// runServer answers until ctx ends, and then lets what is under way finish.
-func runServer(ctx context.Context, door *proxy.Registry, listeners []net.Listener, forwarder *forward.Forwarder, log *slog.Logger) error {
-	server := &http.Server{
-		Handler:           door,
-		ConnContext:       door.Principals.ConnContext,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+// runDoors answers until ctx ends, and then lets what is under way finish.
+func runDoors(ctx context.Context, d *doors, forwarder *forward.Forwarder, log *slog.Logger) error {
+	// The listeners are open: who connects now is answered in a moment.
+	if err := notify("READY=1"); err != nil {
+		return err
 	}
-	failed, slots := make(chan error, len(listeners)), proxy.NewSlots(maxConnections)
-	for _, l := range listeners {
-		go func() { failed <- server.Serve(slots.Limit(l)) }()
-	}
-	var err error
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-	}
+	err := d.serve(ctx)
+	_ = notify("STOPPING=1")
 	log.Info("stopping; pushes under way may finish", "for_at_most", stopFor)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopFor)
 	defer cancel()
-	if shutdownErr := server.Shutdown(stop); shutdownErr != nil {
+	if stopErr := d.stop(stop); stopErr != nil {
 		log.Warn("some requests did not finish; clients can push again and what was received is kept")
-		_ = server.Close()
 	}
 	if closeErr := forwarder.Close(stop); closeErr != nil {
 		log.Warn("some uploads did not finish; the next push sends them again from the cache")
 	}
 	return err
+}
+
+// narrow is a listener whose connections keep little of a body in the kernel
+// before it is read: what waits there, a client takes for sent.
+type narrow struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (n narrow) Accept() (net.Conn, error) {
+	conn, err := n.Listener.Accept()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		// The kernel's own choice works too, up to thirty times larger.
+		_ = tcp.SetReadBuffer(readBuffer)
+	}
+	return conn, err
 }
 
 // listen opens every address. A machine without IPv6 goes without [::1]; an

@@ -88,7 +88,7 @@ func TestSamplesBecomeRows(t *testing.T) {
 	t.Parallel()
 	b := &bench{options: testOptions(), samples: []sample{
 		{step: "floor", side: "sink", seconds: 4},
-		{step: "docker line first", side: "direct", seconds: 5, requests: 39, sent: 42e6},
+		{step: "docker line first", side: "direct", seconds: 5, requests: 39, sent: 42e6, bytes: 64 << 20},
 		{step: "docker line first", side: "pushproxy", seconds: 4, requests: 28, sent: 41e6, cpu: 0.125, bytes: 64 << 20, anonymous: 50 << 20, watched: true},
 		{step: "docker line first", side: "pushproxy", err: errors.New("refused")},
 	}}

@@ -42,12 +42,12 @@ func (b *bench) client(ctx context.Context, name string) (client, error) {
 	if err == nil {
 		switch name {
 		case "docker":
-			c, err = startDocker(ctx, home)
+			c, err = startDocker(ctx, home, b.find)
 		case "containerd":
-			c, err = startContainerd(ctx, home)
+			c, err = startContainerd(ctx, home, b.newer(ctx))
 		case "skopeo":
 			var program string
-			program, err = parts.Find("skopeo")
+			program, err = b.find("skopeo")
 			c = &skopeo{command{program, cleanEnv(home)}}
 		case "crane":
 			c = &crane{command{filepath.Join(b.tools, "crane"), cleanEnv(home)}}

@@ -15,15 +15,16 @@ import (
 // part of the time, directly and through pushproxy. It remembers where layers were pushed: only new bytes are a first push.
 type docker struct {
 	command
+	server string // program of the daemon
 	daemon *parts.Process
 }
 
-func startDocker(ctx context.Context, home string) (*docker, error) {
-	program, err := parts.Find("docker")
+func startDocker(ctx context.Context, home string, find func(string) (string, error)) (*docker, error) {
+	program, err := find("docker")
 	if err != nil {
 		return nil, err
 	}
-	server, err := parts.Find("dockerd")
+	server, err := find("dockerd")
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +36,7 @@ func startDocker(ctx context.Context, home string) (*docker, error) {
 	if err := os.WriteFile(settings, []byte("{}"), 0o600); err != nil {
 		return nil, err
 	}
-	d := &docker{command: command{program, cleanEnv(home, "DOCKER_HOST="+socket)}}
+	d := &docker{command: command{program, cleanEnv(home, "DOCKER_HOST="+socket)}, server: server}
 	cmd := exec.Command(server, "--bridge=none", "--iptables=false", "--ip6tables=false", "--config-file", settings,
 		"--data-root", filepath.Join(home, "data"), "--exec-root", filepath.Join(home, "exec"), "-H", socket,
 		"--pidfile", filepath.Join(home, "pid"))
@@ -67,18 +68,36 @@ func (d *docker) drop(img *image) {
 
 func (d *docker) stop() { d.daemon.Stop() }
 
+// newer finds programs as find does, but takes the containerd and ctr of containerd 2.4 before the system's, built when they
+// were never built here: since 2.3 it waits 30 seconds for an answer and no longer.
+func (b *bench) newer(ctx context.Context) func(string) (string, error) {
+	return func(program string) (string, error) {
+		if b.bin != "" {
+			return b.find(program)
+		}
+		built := parts.Standalone{Name: program, Module: "github.com/containerd/containerd/v2@v2.4.2", Package: "./cmd/" + program}
+		path, err := built.Build(ctx)
+		if err != nil {
+			b.remark("%s is the system's: %v", program, err)
+			return b.find(program)
+		}
+		return path, nil
+	}
+}
+
 // containerd pushes with ctr from a containerd of its own.
 type containerd struct {
 	command
+	server string // program of the daemon
 	daemon *parts.Process
 }
 
-func startContainerd(ctx context.Context, home string) (*containerd, error) {
-	program, err := parts.Find("ctr")
+func startContainerd(ctx context.Context, home string, find func(string) (string, error)) (*containerd, error) {
+	program, err := find("ctr")
 	if err != nil {
 		return nil, err
 	}
-	server, err := parts.Find("containerd")
+	server, err := find("containerd")
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +108,9 @@ func startContainerd(ctx context.Context, home string) (*containerd, error) {
 	if err := os.WriteFile(config, []byte("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"), 0o600); err != nil {
 		return nil, err
 	}
-	c := &containerd{command: command{program, cleanEnv(home, "CONTAINERD_ADDRESS="+socket, "CONTAINERD_NAMESPACE=bench")}}
+	c := &containerd{
+		command: command{program, cleanEnv(home, "CONTAINERD_ADDRESS="+socket, "CONTAINERD_NAMESPACE=bench")}, server: server,
+	}
 	cmd := exec.Command(server, "--config", config, "--root", filepath.Join(home, "root"), "--state", filepath.Join(home, "state"), "--address", socket)
 	cmd.Env = cleanEnv(home)
 	c.daemon, err = daemon(ctx, cmd, func() error { return c.run(ctx, "version") })

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"pushproxy/tests/bench/report"
-	"pushproxy/tests/parts"
 )
 
 // facts says when and on what the benchmark runs.
@@ -26,7 +25,6 @@ func (b *bench) facts(ctx context.Context) []report.Fact {
 		{Name: "machine", Value: machine()},
 		{Name: "line", Value: fmt.Sprintf("%v there and back, %.4g Mbit/s in each direction", b.rtt, b.mbit)},
 		{Name: "pushproxy", Value: b.version(ctx)},
-		{Name: "peers", Value: strings.Join(b.peers(ctx), "; ")},
 	}
 }
 
@@ -39,17 +37,22 @@ func (b *bench) version(ctx context.Context) string {
 	return version + ", " + says(ctx, "git", "describe", "--always", "--dirty")
 }
 
-func (b *bench) peers(ctx context.Context) []string {
-	peers := []string{
-		"distribution " + says(ctx, filepath.Join(b.tools, "registry"), "--version"),
-		"crane " + says(ctx, filepath.Join(b.tools, "crane"), "version"),
-	}
-	for _, name := range []string{"dockerd", "skopeo", "containerd"} {
-		if program, err := parts.Find(name); err == nil {
-			peers = append(peers, says(ctx, program, "--version"))
+// peers says which programs took part: the registry and the clients that were used.
+func (b *bench) peers(ctx context.Context) report.Fact {
+	peers := []string{says(ctx, filepath.Join(b.tools, "registry"), "--version")}
+	for _, name := range clientNames() {
+		switch c := b.clients[name].(type) {
+		case *docker:
+			peers = append(peers, says(ctx, c.server, "--version"))
+		case *containerd:
+			peers = append(peers, says(ctx, c.server, "--version"))
+		case *skopeo:
+			peers = append(peers, says(ctx, c.program, "--version"))
+		case *crane:
+			peers = append(peers, "crane "+says(ctx, c.program, "version"))
 		}
 	}
-	return peers
+	return report.Fact{Name: "peers", Value: strings.Join(peers, "; ")}
 }
 
 // says returns the first line that a program prints, without the paths in it.

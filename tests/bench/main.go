@@ -33,6 +33,7 @@ type options struct {
 	storage string
 	out     string
 	program string
+	bin     string
 	rtt     time.Duration
 	mbit    float64
 	list    bool
@@ -56,6 +57,7 @@ func parseFlags() options {
 	flag.StringVar(&o.storage, "storage", "badger,files", "`storages` that ingest rows compare; the other rows use the first")
 	flag.StringVar(&o.out, "out", "", "Markdown `file` to write, its plot beside it (default docs/benchmarks.md when every row is measured in full)")
 	flag.StringVar(&o.program, "pushproxy", "", "`program` to measure (default: built from this checkout)")
+	flag.StringVar(&o.bin, "bin", "", "`directory` whose docker, dockerd, skopeo, ctr and containerd are used before the system's")
 	flag.DurationVar(&o.rtt, "rtt", 50*time.Millisecond, "round trip `time` of the line")
 	flag.Float64Var(&o.mbit, "rate", 100, "`Mbit/s` of the line in each direction")
 	flag.BoolVar(&o.list, "list", false, "print the rows and their targets, measure nothing")
@@ -70,6 +72,18 @@ func parseFlags() options {
 }
 
 func (o options) storages() []string { return strings.Split(o.storage, ",") }
+
+// find returns the path of a client's program: the one of -bin, else the system's.
+func (o options) find(program string) (string, error) {
+	if o.bin != "" {
+		if path, err := filepath.Abs(filepath.Join(o.bin, program)); err == nil {
+			if _, err := os.Stat(path); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return parts.Find(program)
+}
 
 func (o options) line() link.Profile {
 	return link.Profile{RTT: o.rtt, Rate: int64(o.mbit * 1e6 / 8)}
@@ -110,7 +124,7 @@ func run(ctx context.Context, o options) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	out := report.Report{Facts: started, Rows: b.results(rows), Remarks: b.remarks}
+	out := report.Report{Facts: append(started, b.peers(ctx)), Rows: b.results(rows), Remarks: b.remarks}
 	if err := out.Text(os.Stdout); err != nil {
 		return err
 	}

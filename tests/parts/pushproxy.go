@@ -31,6 +31,8 @@ type Config struct {
 	Hosts           []string     `json:"hosts,omitempty"`
 	Principals      []Principal  `json:"principals,omitempty"`
 	Certificate     *Certificate `json:"certificate,omitempty"`
+	TLS             string       `json:"tls,omitempty"`
+	ForwardProxy    ForwardProxy `json:"forward_proxy"`
 }
 
 // Principal is one entry of Config.Principals.
@@ -51,6 +53,12 @@ type Scope struct {
 type Certificate struct {
 	CertFile string `json:"cert_file"`
 	KeyFile  string `json:"key_file"`
+}
+
+// ForwardProxy is the forward-proxy door; without an address there is none.
+type ForwardProxy struct {
+	Listen       []string `json:"listen"`
+	TunnelOthers bool     `json:"tunnel_others,omitempty"`
 }
 
 // Upstream is one entry of Config.Upstreams.
@@ -86,6 +94,9 @@ type Log struct {
 
 // Write stores the configuration at path, readable by this user only.
 func (c Config) Write(path string) error {
+	if c.ForwardProxy.Listen == nil {
+		c.ForwardProxy.Listen = []string{} // not the default, which many would share
+	}
 	b, err := json.MarshalIndent(c, "", "  ") // JSON is YAML
 	if err != nil {
 		return err

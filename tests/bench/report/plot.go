@@ -59,6 +59,7 @@ func (r Row) bar(b *strings.Builder, a axis, y int) {
 	}
 	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end" fill="#1f2328">%s</text>`, labelWidth-8, y+barHeight-3, html.EscapeString(r.Name))
 	fmt.Fprintf(b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`, from, y, to-from, barHeight, colour)
+	end := to
 	for _, bound := range []float64{r.A, r.B} {
 		if bound == 0 {
 			continue
@@ -66,9 +67,10 @@ func (r Row) bar(b *strings.Builder, a axis, y int) {
 		if !r.More {
 			bound = 1 / bound
 		}
+		end = math.Max(end, a.x(bound))
 		fmt.Fprintf(b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="#1f2328" stroke-width="2"/>`, a.x(bound), y-2, a.x(bound), y+barHeight+2)
 	}
-	fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#1f2328">%s×</text>`+"\n", to+6, y+barHeight-3, figure(gain))
+	fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#1f2328">%s×</text>`+"\n", end+6, y+barHeight-3, figure(gain))
 }
 
 // axis spans powers of two.

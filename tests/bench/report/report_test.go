@@ -34,6 +34,8 @@ func sample() Report {
 			{Key: "cpu", Name: "forwarded, badger", Unit: "CPU-s/GiB", A: 3.2, B: 2.6, Ours: Series{Name: "pushproxy", Values: []float64{2.9}}},
 			{Key: "repeat", Name: "repeat push", Unit: "s", A: 0.25, B: 0.12,
 				Base: Series{Name: "direct", Values: []float64{0.66, 0.64}}, Ours: Series{Name: "pushproxy", Values: []float64{0.0771}, Failed: 1}},
+			{Key: "crane", Name: "first push, crane", Unit: "s", A: 1, B: 0.9,
+				Base: Series{Name: "direct", Values: []float64{4}}, Ours: Series{Name: "pushproxy", Values: []float64{4.01}}},
 			{Key: "head", Name: "HEAD", Unit: "req/s", More: true, A: 3.5, B: 4.5,
 				Base: Series{Name: "distribution", Values: []float64{2598}}, Ours: Series{Name: "pushproxy", Failed: 2}},
 		},
