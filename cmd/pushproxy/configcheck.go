@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"net/url"
 	"regexp"
 	"strings"
@@ -58,20 +57,6 @@ func (r ReferenceConfig) check(key string, say sayFunc) {
 			say("%s.%s: secrets are not written here; name where it is kept: file:PATH or env:NAME", key, name)
 		}
 	}
-}
-
-// loopback returns what is wrong with a listener's address.
-func loopback(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	switch {
-	case err != nil || port == "":
-		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
-	case host == "localhost":
-		return ""
-	case !net.ParseIP(host).IsLoopback():
-		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
-	}
-	return ""
 }
 
 // webURL returns what is wrong with an upstream's URL.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -68,7 +69,9 @@ func newLogger(c LogConfig, w io.Writer) *slog.Logger {
 
 // serve runs the doors until ctx ends.
 func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
-	restrictFiles()
+	if err := harden(c); err != nil {
+		return err
+	}
 	d, err := listenDoors(c, log)
 	if err != nil {
 		return err
@@ -79,6 +82,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.close()) }()
+	record, audit, err := openAudit(c.DataDir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, record.Close()) }()
 	cache := blobcache.New(stores.blobs, stores.blobs)
 	meta := &metadata.DB{KV: stores.facts}
 	forwarder := forward.New(cache, meta)
@@ -86,13 +94,14 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	guard, err := proxy.NewGuard(addresses(d.registry))
-	if err != nil {
-		return err
-	}
+	secret := newRotatingSecret(c.DataDir, stores.secret)
+	upstreams.secret = secret.get
 	registry := &proxy.Registry{
-		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target,
-		Cache: cache, Meta: meta, Forward: forwarder, Log: log,
+		Routes: upstreams.routes(), Target: upstreams.target,
+		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
+	}
+	if err := lock(ctx, c, registry, d.registry, stores.secret); err != nil {
+		return err
 	}
 	if err := d.open(ctx, c, registry, upstreams, log); err != nil {
 		return err
@@ -103,6 +112,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
+	tasks.Go(func() { secret.watch(background, meta, log) })
 	tasks.Go(func() { watchdog(background, d.registry[0].Addr().String()) })
 	err = runDoors(ctx, d, forwarder, log)
 	end()
@@ -170,7 +180,7 @@ func (n narrow) Accept() (net.Conn, error) {
 // what clients send to localhost.
 func listen(addresses []string, log *slog.Logger) (listeners []net.Listener, err error) {
 	for _, address := range addresses {
-		l, listenErr := net.Listen("tcp", address)
+		l, listenErr := listenAt(address)
 		switch {
 		case listenErr == nil:
 			listeners = append(listeners, l)
@@ -217,9 +227,12 @@ func addresses(listeners []net.Listener) (out []string) {
 
 // pushTo is how to write a name that ends here.
 func pushTo(listeners []net.Listener) string {
-	_, port, err := net.SplitHostPort(listeners[0].Addr().String())
-	if err != nil {
-		port = "5001"
+	port := "5001"
+	for _, l := range listeners {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+			port = strconv.Itoa(tcp.Port)
+			break
+		}
 	}
 	return net.JoinHostPort("localhost", port) + "/" + (oci.Repo{Host: "<registry>", Name: "<repository>"}).String()
 }
