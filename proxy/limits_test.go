@@ -73,6 +73,9 @@ func TestS28OneUploadTooManyEndsTheOneThatHasBeenIdleLongest(t *testing.T) {
 			at = append(at, r.begin(app))
 			time.Sleep(time.Second)
 		}
+		// One that was opened just now is about to be used.
+		r.want(429, "POST", app+"/blobs/uploads/", nil)
+		time.Sleep(idleFor)
 		// The first is used again, so the second is the oldest.
 		r.want(202, "PATCH", at[0], []byte("x"))
 		time.Sleep(time.Second)
