@@ -17,8 +17,8 @@ import (
 // Limits keep one principal from taking this machine from the others. Make it
 // with NewLimits; a nil Limits limits nothing.
 type Limits struct {
-	// Uploads is how many uploads a principal may have open; 0: 64. One more ends
-	// the one that has been idle longest.
+	// Uploads is how many uploads a principal may have open; 0: 256. One more ends
+	// the one that has been idle longest, if that is for a minute.
 	Uploads int
 	// Requests is how many requests of a principal are answered at a time; 0: 256.
 	Requests int
@@ -31,8 +31,11 @@ type Limits struct {
 }
 
 const (
-	defaultUploads  = 64
+	defaultUploads  = 256
 	defaultRequests = 256
+	// idleFor is how long nobody must have sent anything of an upload before
+	// another one may take its place: clients open many, and send one by one.
+	idleFor = time.Minute
 )
 
 // usage is what one principal uses now.
@@ -109,12 +112,12 @@ func (l *Limits) begun(principal, id string) (evict string, err error) {
 	if len(u.open) >= l.Uploads {
 		oldest := time.Time{}
 		for other, o := range u.open {
-			if !o.busy && (evict == "" || o.last.Before(oldest)) {
+			if !o.busy && time.Since(o.last) >= idleFor && (evict == "" || o.last.Before(oldest)) {
 				evict, oldest = other, o.last
 			}
 		}
 		if evict == "" {
-			e := *oci.ErrTooManyRequests.With("%d uploads of yours are under way already; wait for some of them", len(u.open))
+			e := *oci.ErrTooManyRequests.With("%d uploads of yours are open already; finish some of them", len(u.open))
 			e.After = 5 * time.Second
 			return "", &e
 		}

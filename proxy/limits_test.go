@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +32,10 @@ func TestS29OnePrincipalsBytesAreBounded(t *testing.T) {
 	full("PATCH", at, blobOf(30_000))
 	other := blobOf(20_001)
 	full("POST", app+"/blobs/uploads/?digest="+digest.FromBytes(other).String(), other)
+	// What is announced is not waited for.
+	if status := r.raw("PATCH " + at + " HTTP/1.1\r\nHost: localhost:5001\r\n" + who[0] + "\r\nContent-Length: 9000000\r\n\r\n"); !strings.Contains(status, "507") {
+		t.Errorf("9 MB that are announced are answered %s", status)
+	}
 	// A body whose length is not announced is stopped on the way.
 	got, err := r.try("PATCH", at, &onlyReader{bytes.NewReader(blobOf(40_000))}, who[0])
 	if err != nil || got.status != 507 {
@@ -68,6 +73,9 @@ func TestS28OneUploadTooManyEndsTheOneThatHasBeenIdleLongest(t *testing.T) {
 			at = append(at, r.begin(app))
 			time.Sleep(time.Second)
 		}
+		// One that was opened just now is about to be used.
+		r.want(429, "POST", app+"/blobs/uploads/", nil)
+		time.Sleep(idleFor)
 		// The first is used again, so the second is the oldest.
 		r.want(202, "PATCH", at[0], []byte("x"))
 		time.Sleep(time.Second)

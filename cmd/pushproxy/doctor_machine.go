@@ -43,7 +43,8 @@ func machineChecks(cmd *cobra.Command, c Config, u *upstreams) []check {
 // listenerCheck sees whether a pushproxy answers at every door.
 func (c Config) listenerCheck(ctx context.Context) (string, error) {
 	for _, address := range slices.Concat(c.Listen, c.ForwardProxy.Listen) {
-		if !hasAddress(address) {
+		// Sockets, and what others reach by TLS, are served by the same program.
+		if loopback(address) != "" || !hasAddress(address) {
 			continue
 		}
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/v2/", nil)

@@ -6,6 +6,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -271,5 +274,32 @@ func TestTokensByCommand(t *testing.T) {
 	}
 	if _, _, err := do("token", "revoke", "ci"); err == nil {
 		t.Error("revoked twice")
+	}
+}
+
+func TestTheWatchdogAsksALoopbackListenerAlone(t *testing.T) {
+	t.Parallel()
+	socket, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	if got := inTheClear([]net.Listener{socket, tcp}); got != tcp.Addr().String() {
+		t.Errorf("got %q", got)
+	}
+	for status, alive := range map[int]bool{200: true, 401: true, 500: false} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		if err := ping(t.Context(), server.Client(), server.Listener.Addr().String()); (err == nil) != alive {
+			t.Errorf("a %d: %v", status, err)
+		}
+		server.Close()
+	}
+	if err := ping(t.Context(), nil, inTheClear([]net.Listener{socket})); err != nil {
+		t.Error(err)
 	}
 }

@@ -48,3 +48,13 @@ func named(hosts []string, listeners []net.Listener) (addresses []string) {
 	}
 	return addresses
 }
+
+// inTheClear is the address of a listener that takes plain HTTP; empty: none.
+func inTheClear(listeners []net.Listener) string {
+	for _, l := range listeners {
+		if alone(l) {
+			return l.Addr().String()
+		}
+	}
+	return ""
+}

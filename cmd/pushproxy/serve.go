@@ -113,7 +113,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { sweep(background, cache, log) })
 	tasks.Go(func() { secret.watch(background, meta, log) })
-	tasks.Go(func() { watchdog(background, d.registry[0].Addr().String()) })
+	tasks.Go(func() { watchdog(background, inTheClear(d.registry)) })
 	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()

@@ -96,6 +96,9 @@ func watchdog(ctx context.Context, address string) {
 }
 
 func ping(ctx context.Context, client *http.Client, address string) error {
+	if address == "" {
+		return nil
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/v2/", nil)
 	if err != nil {
 		return err
@@ -105,7 +108,8 @@ func ping(ctx context.Context, client *http.Client, address string) error {
 		return err
 	}
 	_ = answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
+	// Where everybody needs a login, so would this.
+	if answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusUnauthorized {
 		return errors.New(answer.Status)
 	}
 	return nil
