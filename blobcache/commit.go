@@ -44,6 +44,7 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 	case err != nil:
 		return u.named(err)
 	}
+	u.c.use(d)
 	// The blob is visible: a session that cannot be deleted now is recognised
 	// by its Commit field, or idles until Sweep drops it.
 	_, _ = u.c.index.Swap(context.WithoutCancel(ctx), uploadKey(u.id), u.raw, nil)

@@ -13,6 +13,7 @@ import (
 const (
 	uploadPrefix = "upload/"
 	blobPrefix   = "blob/"
+	usedPrefix   = "used/"
 )
 
 const (
@@ -28,6 +29,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type blobRecord struct {
 	Upload string `json:"upload"` // whose chunks are the blob
 	Length int64  `json:"length"` // in bytes
+}
+
+// usedRecord is what the index holds of a blob's last use.
+type usedRecord struct {
+	When int64 `json:"when"` // Unix seconds
 }
 
 // sessionRecord is what the index holds of an open upload. Everything up to

@@ -40,6 +40,10 @@ type Target struct {
 
 // Forwarder runs pushes. Make it with New; it is safe for concurrent use.
 type Forwarder struct {
+	// Uploads is how many uploads an upstream gets at once; nil or 0: five. It is
+	// set before the first push.
+	Uploads func(host string) int
+
 	cache   *blobcache.Cache
 	meta    *metadata.DB
 	hub     hub

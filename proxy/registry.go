@@ -38,6 +38,14 @@ type Registry struct {
 	Meta    *metadata.DB
 	Forward *forward.Forwarder
 	Log     *slog.Logger
+	// Queue takes the pushes whose clients do not wait. Nil: all wait.
+	Queue *forward.Queue
+	// Async reports whether clients do not wait for pushes to a repository,
+	// unless they say otherwise. Nil: they do.
+	Async func(repo oci.Repo) bool
+	// Credential names the credential that a push to a repository is sent with,
+	// for people. Nil: it has no name.
+	Credential func(ctx context.Context, t *forward.Target, repo oci.Repo) string
 
 	fetches singleflight.Group // pulls that only fill the cache
 }

@@ -48,6 +48,12 @@ type Client struct {
 	Describe func(ctx context.Context, repo oci.Repo) string
 	// Attempts is how often one request is tried in all; 0 means 5.
 	Attempts int
+	// ChunkSize is how many bytes one request of an upload in chunks has; 0: what
+	// the upstream is known to take.
+	ChunkSize int64
+	// MaxBody is the largest request body that the upstream takes, in bytes: larger
+	// blobs go in chunks from the start. 0: that is found out.
+	MaxBody int64
 	// Notify, when set, is told of each retry before its delay begins. It must
 	// not block.
 	Notify func(Retry)

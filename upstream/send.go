@@ -139,8 +139,14 @@ func (u *Upload) there(ctx context.Context, size int64) bool {
 // chunkSize returns how many bytes one PATCH carries.
 func (c *Client) chunkSize(atLeast, size int64) int64 {
 	q, n := c.quirk(), int64(normalChunk)
+	if c.ChunkSize > 0 {
+		n = c.ChunkSize
+	}
 	if size > 1 {
 		n = min(n, (size+1)/2)
+	}
+	if c.MaxBody > 0 {
+		n = min(n, c.MaxBody)
 	}
 	if q.ChunkMax > 0 {
 		n = min(n, q.ChunkMax)

@@ -19,9 +19,10 @@ import (
 // stores is what data_dir holds: blobs/ and metadata/, each a database, and
 // secret, which keys every fingerprint of a credential.
 type stores struct {
-	blobs  *blobcache.Badger
-	facts  *metadata.Badger
-	secret authinject.Secret
+	blobs   *blobcache.Badger
+	facts   *metadata.Badger
+	secret  authinject.Secret
+	ballast *ballast
 }
 
 // openStores opens data_dir, and makes it for its first use. Nothing is left
@@ -30,7 +31,10 @@ func openStores(ctx context.Context, dir string) (_ *stores, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w; choose a directory that you can write to", err)
 	}
-	s := &stores{}
+	s := &stores{ballast: newBallast(dir)}
+	if err := s.ballast.yield(); err != nil {
+		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
+	}
 	defer func() {
 		if err != nil {
 			_ = s.close()

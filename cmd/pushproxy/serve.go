@@ -89,33 +89,50 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	forwarder.Uploads = upstreams.uploads
 	guard, err := proxy.NewGuard(addresses(listeners))
 	if err != nil {
 		return err
 	}
+	news := newHerald(c.Queue.Webhook, log)
+	queue := &forward.Queue{Forward: forwarder, Target: upstreams.target, Policy: upstreams.policy, Report: news.report}
+	damaged, err := queue.Open(ctx)
+	if err != nil {
+		return fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)
+	}
+	warnDamaged(log, damaged)
 	door := &proxy.Registry{
-		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target,
-		Cache: cache, Meta: meta, Forward: forwarder, Log: log,
+		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target, Cache: cache, Meta: meta, Forward: forwarder, Log: log,
+		Queue: queue, Async: upstreams.async, Credential: upstreams.credential,
+	}
+	collector := newCollector(cache, c.Cache, queue.Needed, log)
+	background, end := context.WithCancel(ctx)
+	defer end()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { collector.run(background) })
+	tasks.Go(func() { queue.Run(background) })
+	tasks.Go(func() { news.run(background) })
+	tasks.Go(func() { stores.ballast.run(background, log) })
+	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: collector, ready: func() bool { return ctx.Err() == nil }}
+	if socket, err := listenAdmin(c.DataDir); err != nil {
+		log.Warn("no orders can be taken: pushproxy queue, wait, gc and fsck will not work while this runs", "error", err)
+	} else {
+		tasks.Go(func() { serveAdmin(background, socket, orders, log) })
 	}
 	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
-		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
-	background, end := context.WithCancel(ctx)
-	var tasks sync.WaitGroup
-	tasks.Go(func() { sweep(background, cache, log) })
+		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
 	err = runServer(ctx, door, listeners, forwarder, log)
 	end()
 	tasks.Wait()
 	return err
 }
 
-// sweep gives back the space of uploads that nobody will finish.
-func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
-	n, err := cache.Sweep(ctx, uploadIdle)
-	switch {
-	case err != nil && ctx.Err() == nil:
-		log.Warn("dead uploads could not all be swept; the next start tries again", "error", err)
-	case n > 0:
-		log.Info("dead uploads swept", "uploads", n)
+// serveAdmin takes orders until ctx ends.
+func serveAdmin(ctx context.Context, l net.Listener, orders *admin, log *slog.Logger) {
+	server := &http.Server{Handler: orders.handler(), ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		log.Warn("no more orders are taken", "error", err)
 	}
 }
 
