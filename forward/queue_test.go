@@ -164,12 +164,14 @@ func TestAnAcceptedPushReachesTheUpstreamAndIsForgotten(t *testing.T) {
 func TestJobsSurviveAnOutageAndAreDoneSoonAfterIt(t *testing.T) {
 	t.Parallel()
 	for name, outage := range map[string]func(*http.Request) int{
-		"503":                             func(*http.Request) int { return 503 },
-		"429":                             func(*http.Request) int { return 429 },
-		"no answer":                       func(*http.Request) int { panic(http.ErrAbortHandler) },
-		"only what changes something":     func(r *http.Request) int { return map[bool]int{true: 500}[r.Method != "GET" && r.Method != "HEAD"] },
-		"only the blobs":                  func(r *http.Request) int { return map[bool]int{true: 502}[strings.Contains(r.URL.Path, "/blobs/")] },
-		"only manifests, as of one image": func(r *http.Request) int { return map[bool]int{true: 500}[r.Method == "PUT" && strings.Contains(r.URL.Path, "/manifests/")] },
+		"503":                         func(*http.Request) int { return 503 },
+		"429":                         func(*http.Request) int { return 429 },
+		"no answer":                   func(*http.Request) int { panic(http.ErrAbortHandler) },
+		"only what changes something": func(r *http.Request) int { return map[bool]int{true: 500}[r.Method != "GET" && r.Method != "HEAD"] },
+		"only the blobs":              func(r *http.Request) int { return map[bool]int{true: 502}[strings.Contains(r.URL.Path, "/blobs/")] },
+		"only manifests, as of one image": func(r *http.Request) int {
+			return map[bool]int{true: 500}[r.Method == "PUT" && strings.Contains(r.URL.Path, "/manifests/")]
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -318,7 +320,9 @@ func TestAPersonMayHaveAJobSentWithTheCredentialThatThereIs(t *testing.T) {
 func TestWhatTheUpstreamRefusesIsParkedWithItsReasonAndNeverDropped(t *testing.T) {
 	t.Parallel()
 	queueTest(t, func(q *queueRig) {
-		q.failing(func(r *http.Request) int { return map[bool]int{true: 400}[strings.HasSuffix(r.URL.Path, "/manifests/v1")] })
+		q.failing(func(r *http.Request) int {
+			return map[bool]int{true: 400}[strings.HasSuffix(r.URL.Path, "/manifests/v1")]
+		})
 		j, fine := q.accept("alice", "app", "v1", "a"), q.accept("alice", "app", "v2", "b")
 		q.after(time.Hour)
 		q.has("app", "v2", fine)
