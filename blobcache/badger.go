@@ -66,6 +66,9 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 		return nil, err
 	}
 	db, err := badger.Open(settings(dir, o, s.watch))
+	if unborn(err) {
+		db, err = badger.Open(settings(dir, o, s.watch))
+	}
 	if err != nil {
 		return nil, openError(dir, err)
 	}

@@ -97,10 +97,35 @@ func newSecret(file string) (authinject.Secret, error) {
 	// It never fails (crypto/rand).
 	_, _ = rand.Read(raw)
 	secret := hex.EncodeToString(raw)
-	// Renamed into place, so that a crash leaves no half of it.
+	// Renamed into place, and synced before and after: without it nobody is who
+	// they were, and no queued push is sent.
 	temp := file + ".new"
-	if err := os.WriteFile(temp, []byte(secret+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
 		return "", err
 	}
-	return authinject.Secret(secret), os.Rename(temp, file)
+	_, err = f.WriteString(secret + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", err
+	}
+	if err := os.Rename(temp, file); err != nil {
+		return "", err
+	}
+	return authinject.Secret(secret), syncDirs(filepath.Dir(file))
+}
+
+// syncDirs makes the names in a directory durable, and its own.
+func syncDirs(dir string) error {
+	for _, name := range []string{dir, filepath.Dir(dir)} {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		// Not every file system syncs directories.
+		_ = f.Sync()
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
