@@ -18,8 +18,8 @@ type claimed struct {
 
 // claim takes the job's own tags for an attempt, all or none: those that no
 // later job of the same owner is about to write. It needs q.mu.
-func (q *Queue) claim(j *queued) bool {
-	own := slices.DeleteFunc(slices.Clone(j.Tags), func(tag string) bool { return q.superseded(j, tag) })
+func (q *Queue) claim(j *queued, last map[writer]string) bool {
+	own := slices.DeleteFunc(slices.Clone(j.Tags), func(tag string) bool { return last[writer{j.Owner, tagKey{j.Repo, tag}}] > j.ID })
 	for _, tag := range own {
 		if q.claims[tagKey{j.Repo, tag}] != nil {
 			return false
@@ -32,13 +32,26 @@ func (q *Queue) claim(j *queued) bool {
 	return true
 }
 
-func (q *Queue) superseded(j *queued, tag string) bool {
-	for _, other := range q.jobs {
-		if other.ID > j.ID && other.live() && other.Owner == j.Owner && other.Repo == j.Repo && slices.Contains(other.Tags, tag) {
-			return true
+// writer is whose jobs write a tag.
+type writer struct {
+	owner metadata.Owner
+	tagKey
+}
+
+// lastWrites returns the newest job of each owner that is about to write a tag.
+// It needs q.mu.
+func (q *Queue) lastWrites() map[writer]string {
+	last := map[writer]string{}
+	for _, j := range q.jobs {
+		if !j.live() {
+			continue
+		}
+		for _, tag := range j.Tags {
+			w := writer{j.Owner, tagKey{j.Repo, tag}}
+			last[w] = max(last[w], j.ID)
 		}
 	}
-	return false
+	return last
 }
 
 // unclaim ends the claims of an attempt. It needs q.mu.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"pushproxy/metadata"
@@ -20,6 +21,10 @@ const (
 	// poisonAfter is how often an upstream may refuse a job for what it is
 	// before a person has to look at it: a refusal can be a passing fault too.
 	poisonAfter = 3
+	// … and how often where the refusal may come of what went wrong before it: a
+	// session that was lost, a blob that was not stored.
+	doubtfulAfter = 20
+	doubtfulRetry = time.Minute
 	// credentialEvery is how often a credential that is not there is looked for.
 	// That asks this machine only.
 	credentialEvery = 10 * time.Second
@@ -53,8 +58,10 @@ func (q *Queue) finish(ctx context.Context, j *queued, about metadata.Job, tags 
 		j.State = about.State
 		return
 	case err == nil:
-		h.well()
-		q.hurry(j.Repo.Host)
+		if h.ailing() {
+			h.well()
+			q.hurry(j.Repo.Host)
+		}
 		delete(q.jobs, j.ID)
 		q.report(Report{Job: j.Job, Done: true})
 		return
@@ -92,6 +99,11 @@ func (q *Queue) failed(ctx context.Context, j *queued, h *health, err error) {
 	case e.Status/100 == 5 || e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout:
 		j.quick = true
 		h.ill(e.After, upstream.Unreachable(err))
+	case doubtful(e):
+		delay = min(delay, doubtfulRetry)
+		if j.turned++; j.turned >= doubtfulAfter {
+			next.State = metadata.JobParked
+		}
 	default:
 		if j.turned++; j.turned >= poisonAfter {
 			next.State = metadata.JobParked
@@ -112,6 +124,13 @@ func (q *Queue) failed(ctx context.Context, j *queued, h *health, err error) {
 		j.told = next.State
 		q.report(Report{Job: next})
 	}
+}
+
+// doubtful reports whether a refusal may be one of a state that another attempt
+// does not find again.
+func doubtful(e *oci.Error) bool {
+	return slices.Contains([]string{oci.ErrBlobUploadUnknown.Code, oci.ErrBlobUploadInvalid.Code, oci.ErrBlobUnknown.Code, oci.ErrManifestBlobUnknown.Code,
+		oci.ErrDigestInvalid.Code, oci.ErrSizeInvalid.Code}, e.Code)
 }
 
 func (q *Queue) report(r Report) {

@@ -64,6 +64,7 @@ type Client struct {
 	byTLS   map[string]bool      // host names reached by TLS
 	down    map[string]time.Time // base URL → until when it is tried last
 	paused  time.Time            // no request before: the upstream said 429
+	heard   time.Time            // when it answered last
 	learned learned
 }
 
@@ -138,6 +139,7 @@ func (c *Client) answered(base *url.URL) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.down, base.String())
+	c.heard = time.Now()
 	if base.Scheme == "https" {
 		c.markTLS(base)
 	}
