@@ -15,6 +15,7 @@ package forward
 
 import (
 	"context"
+	"crypto/cipher"
 	"net/http"
 	"sync"
 	"time"
@@ -43,6 +44,9 @@ type Forwarder struct {
 	// Uploads is how many uploads an upstream gets at once; nil or 0: five. It is
 	// set before the first push.
 	Uploads func(host string) int
+	// Seal protects where uploads go on after a restart; nil: they begin anew. It
+	// is set before the first push.
+	Seal cipher.AEAD
 
 	cache   *blobcache.Cache
 	meta    *metadata.DB
@@ -50,6 +54,8 @@ type Forwarder struct {
 	refused refusals
 	absent  absences
 	landed  landings
+
+	sessions sessions
 
 	life    context.Context // ends when Close gives up waiting
 	end     context.CancelFunc

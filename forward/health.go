@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	jobsAtOnce = 4
+	jobsAtOnce = 8
 	// probeEvery is how often an upstream that failed is asked whether it is
 	// back, and probeFor how long it may take to say so.
 	probeEvery = 2 * time.Second
@@ -22,7 +22,7 @@ const (
 
 // Policy is how the jobs of one upstream are carried out.
 type Policy struct {
-	AtOnce int      // jobs at once; 0: four
+	AtOnce int      // jobs at once; 0: eight
 	Quiet  []Window // when no job begins
 }
 

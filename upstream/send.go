@@ -41,6 +41,10 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 	s.t = tries{c: u.c, repo: u.Repo, what: "upload " + u.name()}
 	s.chunk = u.c.chunkSize(u.chunkMin, size)
 	defer s.src.close()
+	if u.used && u.session != nil {
+		s.reopen(ctx)
+	}
+	u.used = true
 	for {
 		if done, err := s.round(ctx); done || err != nil {
 			return err

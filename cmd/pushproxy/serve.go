@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/net/netutil"
 
+	"pushproxy/authinject"
 	"pushproxy/blobcache"
 	"pushproxy/forward"
 	"pushproxy/metadata"
@@ -90,6 +91,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	forwarder.Uploads = upstreams.uploads
+	if forwarder.Seal, err = authinject.Sealer(stores.secret, "upload sessions"); err != nil {
+		return err
+	}
 	guard, err := proxy.NewGuard(addresses(listeners))
 	if err != nil {
 		return err

@@ -42,7 +42,10 @@ func TestNothingAcknowledgedIsLostToKills(t *testing.T) {
 // TestAnOutageIsOverSoonAfterItEnds has the upstream misbehave in every way in
 // turn, and then be well again.
 func TestAnOutageIsOverSoonAfterItEnds(t *testing.T) {
-	r := newRig(t, "", 4, 300<<10)
+	r := newRig(t, "", 2, 600<<10)
+	for _, c := range r.clients {
+		c.Pause = 100 * time.Millisecond
+	}
 	chance := newChance()
 	var down faults
 	r.model.Fault = down.decide

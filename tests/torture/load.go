@@ -28,7 +28,8 @@ type Client struct {
 	Model *Model
 	Repo  string
 	Tags  []string
-	Big   int // bytes of the largest layer
+	Big   int           // bytes of the largest layer
+	Pause time.Duration // between two pushes
 
 	HTTP   *http.Client
 	Random *rand.Rand
@@ -205,6 +206,7 @@ func (c *Client) Run(stop <-chan struct{}, asyncShare float64) {
 			return
 		default:
 		}
+		<-time.After(c.Pause)
 		p, err := c.Push(c.Random.Float64() < asyncShare)
 		if err != nil {
 			select {
