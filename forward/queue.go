@@ -64,8 +64,10 @@ type queued struct {
 	quick  bool            // its last failure was its upstream's, and may pass any time
 	turned int             // refusals in a row
 	told   string          // the state that was reported last
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed at the end of the attempt under way; nil: none is
+
+	dropped bool // about to be forgotten
+	cancel  context.CancelCauseFunc
+	done    chan struct{} // closed at the end of the attempt under way; nil: none is
 }
 
 // live reports whether the job will be tried without anybody's help.
@@ -131,8 +133,10 @@ func (q *Queue) needsOf(ctx context.Context, repo oci.Repo, d digest.Digest, dep
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
+	attempts, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(ErrClosed) // before the wait
 	for {
-		timer := time.NewTimer(q.start(ctx, &running))
+		timer := time.NewTimer(q.start(attempts, &running))
 		select {
 		case <-timer.C:
 		case <-q.wake:
@@ -194,7 +198,7 @@ func (q *Queue) start(ctx context.Context, running *sync.WaitGroup) time.Duratio
 func (q *Queue) byHost() map[string][]*queued {
 	hosts := map[string][]*queued{}
 	for _, j := range q.ordered() {
-		if j.State != metadata.JobParked {
+		if j.State != metadata.JobParked && !j.dropped {
 			hosts[j.Repo.Host] = append(hosts[j.Repo.Host], j)
 		}
 	}

@@ -100,7 +100,7 @@ func (b *blob) begun(ctx context.Context) {
 // ended decides what becomes of the session after an upload: one that broke off
 // is kept for the next attempt.
 func (b *blob) ended(ctx context.Context, err error) {
-	broke := err != nil && oci.AsError(err).Status/100 == 5 || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed)
+	broke := err != nil && (ctx.Err() == nil && oci.AsError(err).Status/100 == 5 || errors.Is(context.Cause(ctx), ErrClosed))
 	broke = broke && !errors.Is(err, blobcache.ErrDamaged) && !errors.Is(err, blobcache.ErrUnknown) && !errors.Is(err, blobcache.ErrEnded)
 	switch {
 	case broke && b.session.Token() != "":

@@ -148,6 +148,8 @@ func (q *Queue) Drop(ctx context.Context, id string) (metadata.Job, error) {
 	if j == nil {
 		return metadata.Job{}, unknownJob(id)
 	}
+	j.dropped = true
+	defer func() { j.dropped = false }()
 	if done := j.done; done != nil {
 		j.cancel(errDropped)
 		q.mu.Unlock()
