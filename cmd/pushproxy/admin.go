@@ -31,7 +31,6 @@ type admin struct {
 	cache     *blobcache.Cache
 	upstreams *upstreams
 	collector *collector
-	ready     func() bool
 }
 
 // listenAdmin opens the socket. The directory is the user's alone and its lock
@@ -94,11 +93,8 @@ func (a *admin) handler() http.Handler {
 		return a.cache.Check(r.Context(), percent)
 	})
 	mux.HandleFunc("GET /v1/wait", a.wait)
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !a.ready() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	})
+	// The socket is closed as soon as the program is told to stop.
+	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
 	return mux
 }
 

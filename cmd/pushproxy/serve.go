@@ -72,12 +72,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, l := range listeners {
-			// A server that ran has closed it already.
-			_ = l.Close()
-		}
-	}()
+	defer closeAll(listeners)
 	stores, err := openStores(ctx, c.DataDir)
 	if err != nil {
 		return err
@@ -94,10 +89,6 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if forwarder.Seal, err = authinject.Sealer(stores.secret, "upload sessions"); err != nil {
 		return err
 	}
-	guard, err := proxy.NewGuard(addresses(listeners))
-	if err != nil {
-		return err
-	}
 	news := newHerald(c.Queue.Webhook, log)
 	queue := &forward.Queue{Forward: forwarder, Target: upstreams.target, Policy: upstreams.policy, Report: news.report}
 	damaged, err := queue.Open(ctx)
@@ -105,19 +96,22 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)
 	}
 	warnDamaged(log, damaged)
+	guard, err := proxy.NewGuard(addresses(listeners))
+	if err != nil {
+		return err
+	}
 	door := &proxy.Registry{
 		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target, Cache: cache, Meta: meta, Forward: forwarder, Log: log,
 		Queue: queue, Async: upstreams.async, Credential: upstreams.credential,
 	}
-	collector := newCollector(cache, c.Cache, queue.Needed, log)
 	background, end := context.WithCancel(ctx)
 	defer end()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { collector.run(background) })
 	tasks.Go(func() { queue.Run(background) })
 	tasks.Go(func() { news.run(background) })
 	tasks.Go(func() { stores.ballast.run(background, log) })
-	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: collector, ready: func() bool { return ctx.Err() == nil }}
+	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: newCollector(cache, c.Cache, queue.Needed, log)}
+	tasks.Go(func() { orders.collector.run(background) })
 	if socket, err := listenAdmin(c.DataDir); err != nil {
 		log.Warn("no orders can be taken: pushproxy queue, wait, gc and fsck will not work while this runs", "error", err)
 	} else {
@@ -129,6 +123,13 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	end()
 	tasks.Wait()
 	return err
+}
+
+// closeAll closes listeners; a server that ran has closed them already.
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		_ = l.Close()
+	}
 }
 
 // serveAdmin takes orders until ctx ends.

@@ -1,7 +1,9 @@
 package torture
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 )
@@ -64,4 +66,36 @@ func TestAnOutageIsOverSoonAfterItEnds(t *testing.T) {
 	acked := r.verdict()
 	all, kept := r.model.Received()
 	t.Logf("%d outages, %d acknowledged pushes, all there %s after the last one; the upstream got %d bytes and keeps %d: %.2f times", *outages, acked, longest, all, kept, float64(all)/float64(kept))
+}
+
+func TestALargeCacheOpensQuicklyAfterAKill(t *testing.T) {
+	if *gib == 0 {
+		t.Skip("-gib=0")
+	}
+	r := newRig(t, "", 2, 1)
+	r.start()
+	var filling sync.WaitGroup
+	for _, c := range r.clients {
+		filling.Go(func() {
+			layer := c.bytes(32 << 20)
+			for i := range *gib << 10 / 64 {
+				copy(layer, fmt.Sprint("layer ", i, c.Repo))
+				if err := c.blob(layer); err != nil {
+					t.Errorf("blob %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	filling.Wait()
+	for range 5 {
+		// The last value log is in use when it dies.
+		if err := r.clients[0].blob(r.clients[0].bytes(24 << 20)); err != nil {
+			t.Fatal(err)
+		}
+		r.running.Kill()
+		began := time.Now()
+		r.start()
+		t.Logf("%d GiB: it answered after %s", *gib, time.Since(began))
+	}
 }

@@ -26,6 +26,7 @@ var (
 	flips   = flag.Int("flips", 10, "how many bytes are flipped")
 	outages = flag.Int("outages", 2, "how often the upstream goes away")
 	pushes  = flag.Int("pushes", 100, "how many pushes the leak check makes")
+	gib     = flag.Int("gib", 0, "how many GiB are cached when the program is killed and started again")
 	seed    = flag.Uint64("seed", 0, "of everything that is left to chance; 0: another each time")
 )
 
