@@ -121,7 +121,8 @@ func (r *rig) start() {
 func (r *rig) healthy() {
 	r.t.Helper()
 	if log := r.running.Output(); strings.Contains(log, "panic:") || strings.Contains(log, "fatal error:") || strings.Contains(log, "SIGBUS") {
-		r.t.Fatalf("pushproxy crashed:\n%s", log[max(0, len(log)-4000):])
+		at := max(strings.Index(log, "panic:"), strings.Index(log, "fatal error:"), strings.Index(log, "SIGBUS"), 300)
+		r.t.Fatalf("pushproxy crashed:\n%s", log[at-300:min(at+4000, len(log))])
 	}
 	select {
 	case <-r.running.Done():
