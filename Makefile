@@ -1,7 +1,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: help run test torture bench check demo
+.PHONY: help run test torture bench profile check demo
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -16,8 +16,12 @@ torture: ## break a running pushproxy in every way, hours of it (the counts are 
 	go test -v -timeout 12h ./tests/torture -kills 1000 -cuts 100 -fills 50 -flips 500 -outages 200 -pushes 20000 -gib 10
 	go test -v -timeout 4h ./forward -run 201Is -soak 100000 -soak-every 1s
 
-bench: ## run the benchmarks
-	go test -run '^$$' -bench . -benchmem ./...
+bench: ## compare with pushing directly and with another registry, write docs/benchmarks.md
+	go run ./tests/bench
+
+profile: ## where the processor time goes that taking in a blob costs
+	@d=$$(mktemp -d) && go test -run '^$$' -bench '^BenchmarkIngest' -benchmem -o $$d/test -cpuprofile $$d/cpu ./blobcache && \
+		go tool pprof -top -nodecount 25 $$d/test $$d/cpu; status=$$?; rm -rf $$d; exit $$status
 
 check: ## formatting, vet, staticcheck, govulncheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt these:"; gofmt -l .; exit 1; }

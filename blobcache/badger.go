@@ -1,13 +1,16 @@
 package blobcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -15,28 +18,19 @@ import (
 
 const (
 	chunkPrefix   = "chunk/"
+	inLog         = 4 << 10 // bytes from which on a value goes to the value log
 	formatKey     = "format"
-	formatVersion = "1"
+	formatVersion = "2"
 	pageSize      = 256 // entries per read transaction of an iteration
 )
 
-// BadgerOptions are the settings of OpenBadger. Zero means the default, which
-// is right outside tests.
-type BadgerOptions struct {
-	// Floor is the free space in bytes below which nothing more is stored;
-	// default 512 MiB, or 2 ValueLogFileSize + 4 MemTableSize if that is more.
-	Floor int64
-	// ValueLogFileSize is where a file of chunks ends, in bytes; default
-	// 256 MiB. After a crash the last file is read again.
-	ValueLogFileSize int64
-	// MemTableSize is the bytes of keys and records kept in memory before they
-	// become a table; default 16 MiB.
-	MemTableSize int64
-}
-
 // Badger is Bodies and Index in one badger database. Make it with OpenBadger.
+//
+// The database is in badger's managed mode, where we number the transactions and
+// a read sees the newest: in the other, reads wait for all earlier writes.
 type Badger struct {
 	db    *badger.DB
+	clock atomic.Uint64 // number of the last transaction
 	space space
 	watch *watcher
 	seed  maphash.Seed
@@ -48,6 +42,7 @@ type Badger struct {
 	reclaim sync.Mutex   // one Drop at a time
 	use     sync.RWMutex // held by whoever reads or syncs, against them by Close
 	files   fileSync
+	ahead   ahead
 }
 
 // OpenBadger opens the store in dir, which it creates with mode 0700 if it is
@@ -60,19 +55,23 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	if err := prepareDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Badger{space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(), files: fileSync{dir: dir}}
+	s := &Badger{
+		space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
+		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize},
+	}
 	// Opening replays and flushes memtables; on a full disk that is a SIGBUS.
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
 	}
-	db, err := badger.Open(settings(dir, o, s.watch))
+	db, err := badger.OpenManaged(settings(dir, o, s.watch))
 	if unborn(err) {
-		db, err = badger.Open(settings(dir, o, s.watch))
+		db, err = badger.OpenManaged(settings(dir, o, s.watch))
 	}
 	if err != nil {
 		return nil, openError(dir, err)
 	}
 	s.db = db
+	s.clock.Store(db.MaxVersion())
 	if err := s.checkFormat(); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -82,7 +81,8 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 // settings are badger's options, each chosen by measurement.
 func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b := badger.DefaultOptions(dir).WithLogger(log)
-	b.ValueThreshold = 64 << 10 // chunks to the value log: in the LSM they cost GiBs of memory
+	// Small bodies too: the LSM writes them four times, and takes GiBs of memory.
+	b.ValueThreshold = inLog
 	b.ValueLogFileSize = o.ValueLogFileSize
 	b.MemTableSize = o.MemTableSize
 	b.NumMemtables = 2
@@ -135,7 +135,7 @@ func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
 func (s *Badger) collect() error {
 	// The file's live values move to the newest file, which badger does not
 	// sync; an open iterator keeps the old file until Barrier has done so.
-	txn := s.db.NewTransaction(false)
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(formatKey)})
 	defer it.Close()
@@ -143,6 +143,7 @@ func (s *Badger) collect() error {
 	// what is not overwritten meanwhile cannot come back from the old file.
 	s.gate.Lock()
 	err := s.db.RunValueLogGC(0.5)
+	s.ahead.forget()
 	s.gate.Unlock()
 	if err != nil {
 		return err
@@ -167,6 +168,23 @@ func (s *Badger) uploads(from string) (uploads []string, err error) {
 	return uploads, err
 }
 
+// hasChunks reports whether the upload's first chunk is here, and any other.
+func (s *Badger) hasChunks(upload string) (first, rest bool, err error) {
+	s.use.RLock()
+	defer s.use.RUnlock()
+	prefix := []byte(chunkPrefix + upload + "/")
+	err = s.db.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+		defer it.Close()
+		for it.Seek(prefix); it.Valid() && !rest; it.Next() {
+			isFirst := bytes.Equal(it.Item().Key(), chunkKey(upload, 0))
+			first, rest = first || isFirst, rest || !isFirst
+		}
+		return nil
+	})
+	return first, rest, err
+}
+
 // entries returns the first entries of prefix whose keys are at or after from.
 func (s *Badger) entries(prefix, from string) (entries []Entry, err error) {
 	s.use.RLock()
@@ -186,61 +204,99 @@ func (s *Badger) entries(prefix, from string) (entries []Entry, err error) {
 	return entries, err
 }
 
-// write stores a value, or deletes it if it is empty, in a transaction of its
-// own: a larger one would hold all its values in memory.
-func (s *Badger) write(key, value []byte) error {
+// write stores the chunk, unless key is nil, and what the changes say, in one
+// transaction; the caller has the changes' keys to itself.
+func (s *Badger) write(key, chunk []byte, changes []Change) error {
 	if err := s.watch.err(); err != nil {
 		return err
 	}
-	err := s.db.Update(func(txn *badger.Txn) error {
-		if len(value) == 0 {
-			return txn.Delete(key)
+	if s.db.IsClosed() {
+		return badger.ErrDBClosed
+	}
+	txn := s.db.NewTransactionAt(math.MaxUint64, true)
+	defer txn.Discard()
+	if key != nil {
+		if err := txn.Set(key, chunk); err != nil {
+			return err
 		}
-		return txn.Set(key, value)
-	})
+	}
+	for _, change := range changes {
+		var err error
+		switch {
+		case len(change.New) > 0:
+			err = txn.Set([]byte(change.Key), change.New)
+		case len(change.Old) > 0:
+			err = txn.Delete([]byte(change.Key))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	now := s.clock.Add(1)
+	err := txn.CommitAt(now, nil)
+	// No read looks back: compaction may drop whatever has been overwritten.
+	s.db.SetDiscardTs(now)
 	return errors.Join(err, s.watch.err())
 }
 
 // read returns a value in buf's memory where it fits, nil if there is none, and
 // ErrDamaged if there is one that cannot be read.
 func (s *Badger) read(key, buf []byte) (value []byte, err error) {
+	err = s.view(key, func(v []byte) {
+		value = nil
+		if v != nil {
+			value = append(buf[:0], v...)
+		}
+	})
+	return value, err
+}
+
+// view shows fn the value of key, or nil if there is none; fn may see several
+// before the right one. The error is ErrDamaged if there is a value that cannot
+// be read.
+func (s *Badger) view(key []byte, fn func(value []byte)) error {
 	s.use.RLock()
 	defer s.use.RUnlock()
 	// Badger returns nothing, and no error, for a value it cannot read. One
 	// whose file was collected just now is found by the second try.
 	for range 3 {
-		value, err = s.readOnce(key, buf)
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil, nil
-		}
-		if err != nil || len(value) > 0 {
-			return value, err
+		if readable, err := s.viewOnce(key, fn); readable || err != nil {
+			return err
 		}
 	}
-	return nil, fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
+	return fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
 }
 
-func (s *Badger) readOnce(key, buf []byte) (value []byte, err error) {
+func (s *Badger) viewOnce(key []byte, fn func(value []byte)) (readable bool, err error) {
 	// A bad sector under badger's memory map is a fault, which ends the
 	// process unless it is asked to be a panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		r := recover()
 		if _, fault := r.(interface{ Addr() uintptr }); fault {
-			value, err = nil, fmt.Errorf("%s: %v: %w", key, r, ErrDamaged)
+			readable, err = false, fmt.Errorf("%s: %v: %w", key, r, ErrDamaged)
 		} else if r != nil {
 			panic(r)
 		}
 	}()
-	err = s.db.View(func(txn *badger.Txn) error {
-		item, err := txn.Get(key)
-		if err != nil {
-			return err
+	if s.db.IsClosed() {
+		return false, badger.ErrDBClosed
+	}
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		fn(nil)
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = item.Value(func(v []byte) error {
+		if readable = len(v) > 0; readable {
+			fn(v)
 		}
-		return item.Value(func(v []byte) error {
-			value = append(buf[:0], v...)
-			return nil
-		})
+		return nil
 	})
-	return value, err
+	return readable, err
 }

@@ -43,7 +43,7 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 	chunk := blobcachetest.Bytes(1, blobcache.ChunkSize)
 	var dead []string
 	for i := range 6 {
-		upload := fmt.Sprintf("upload%d", i)
+		upload := blobcachetest.ID(fmt.Sprint("upload", i))
 		for n := range 16 {
 			if err := s.PutChunk(t.Context(), upload, n, chunk); err != nil {
 				t.Fatal(err)
@@ -58,14 +58,14 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
-			if err := s.PutChunk(t.Context(), "writer", i%4, chunk[:1000]); err != nil {
+			if err := s.PutChunk(t.Context(), blobcachetest.ID("writer"), i%4, chunk[:1000]); err != nil {
 				t.Errorf("write beside Drop: %v", err)
 			}
 		}
 	})
 	wg.Go(func() {
 		for n := 0; ctx.Err() == nil; n++ {
-			if p, err := s.GetChunk(t.Context(), "upload0", n%16, nil); err != nil || len(p) != len(chunk) {
+			if p, err := s.GetChunk(t.Context(), blobcachetest.ID("upload0"), n%16, nil); err != nil || len(p) != len(chunk) {
 				t.Errorf("read beside Drop: %d bytes, %v", len(p), err)
 			}
 		}
@@ -82,7 +82,7 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 		t.Errorf("%d MiB of %d MiB are still used", left>>20, full>>20)
 	}
 	for n := range 16 {
-		if _, err := s.GetChunk(t.Context(), "upload0", n, nil); err != nil {
+		if _, err := s.GetChunk(t.Context(), blobcachetest.ID("upload0"), n, nil); err != nil {
 			t.Errorf("the upload that was kept: %v", err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
 	}
 	openBadger(t, locked)
 	s := openBadger(t, future)
-	if ok, err := s.Swap(t.Context(), "format", []byte("1"), []byte("2")); !ok || err != nil {
+	if ok, err := s.Swap(t.Context(), "format", []byte("2"), []byte("3")); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if err := s.Close(); err != nil {
@@ -121,7 +121,7 @@ func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
 		"a file":                               {file, small, []string{file}},
 		"a directory below a file":             {filepath.Join(file, "x"), small, []string{file, "choose another"}},
 		"a directory in use":                   {locked, small, []string{locked, fmt.Sprint("process ", os.Getpid())}},
-		"a layout of a later version":          {future, small, []string{future, `"2"`, `"1"`}},
+		"a layout of a later version":          {future, small, []string{future, `"3"`, `"2"`}},
 		"a disk with too little space to open": {filepath.Join(parent, "full"), blobcache.BadgerOptions{MemTableSize: 1 << 60, Floor: 1 << 62}, []string{"full", "free some space"}},
 	}
 	for name, test := range tests {
@@ -155,28 +155,31 @@ func wantRefused(t *testing.T, dir string, o blobcache.BadgerOptions, words ...s
 
 func TestAClosedStoreAnswersWithErrors(t *testing.T) {
 	t.Parallel()
-	s := openBadger(t, filepath.Join(t.TempDir(), "cache"))
-	ctx := t.Context()
-	if err := s.PutChunk(ctx, "a", 0, []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	_, chunkErr := s.GetChunk(ctx, "a", 0, nil)
-	_, getErr := s.Get(ctx, "k")
-	_, swapErr := s.Swap(ctx, "k", nil, []byte("v"))
-	var listErr, scanErr error
-	for _, listErr = range s.Uploads(ctx) {
-	}
-	for _, scanErr = range s.Scan(ctx, "k") {
-	}
-	for call, err := range map[string]error{
-		"PutChunk": s.PutChunk(ctx, "a", 1, []byte("x")), "GetChunk": chunkErr, "Drop": s.Drop(ctx, "a"), "Barrier": s.Barrier(ctx),
-		"Uploads": listErr, "Get": getErr, "Swap": swapErr, "Scan": scanErr,
-	} {
-		if err == nil {
-			t.Errorf("%s of a closed store succeeded", call)
+	for kind := range diskStores {
+		s, ctx := openDisk(t, kind, filepath.Join(t.TempDir(), "cache")), t.Context()
+		a := blobcachetest.ID("a")
+		if err := s.PutChunk(ctx, a, 0, make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, chunkErr := s.GetChunk(ctx, a, 0, nil)
+		_, getErr := s.Get(ctx, "k")
+		_, swapErr := s.Swap(ctx, "k", nil, []byte("v"))
+		_, bothErr := s.PutAndSwap(ctx, a, 0, []byte("x"), blobcache.Change{Key: "k", New: []byte("v")})
+		var listErr, scanErr error
+		for _, listErr = range s.Uploads(ctx) {
+		}
+		for _, scanErr = range s.Scan(ctx, "k") {
+		}
+		for call, err := range map[string]error{
+			"PutChunk": s.PutChunk(ctx, a, 1, []byte("x")), "GetChunk": chunkErr, "Drop": s.Drop(ctx, a), "Barrier": s.Barrier(ctx),
+			"Uploads": listErr, "Get": getErr, "Swap": swapErr, "Scan": scanErr, "PutAndSwap": bothErr,
+		} {
+			if err == nil {
+				t.Errorf("%s of a closed store of %s succeeded", call, kind)
+			}
 		}
 	}
 }

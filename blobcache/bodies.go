@@ -11,9 +11,11 @@ import (
 	"sync"
 )
 
-// Bodies stores the numbered chunks of uploads. A chunk is at most ChunkSize
-// plus a few bytes, never empty, and opaque to the store. Methods may be called
-// from many goroutines. blobcachetest.TestBodies is the contract in code.
+// Bodies stores the numbered chunks of uploads. An upload's name is its id, 32
+// hexadecimal digits; a chunk is at most ChunkSize and 32 bytes, never empty, and
+// opaque to the store; numbers end at 1<<23 - 1. Methods may be called from many
+// goroutines, but an upload has one writer. blobcachetest.TestBodies is the
+// contract in code.
 type Bodies interface {
 	// PutChunk stores p as chunk n of the upload, in place of what was there,
 	// all of it or nothing. p is the caller's again on return. It fails with
@@ -44,16 +46,36 @@ type Index interface {
 	// was. An empty old stands for no record; an empty new deletes. It fails
 	// with ErrFull when new is longer than old and could fill the disk.
 	Swap(ctx context.Context, key string, old, new []byte) (bool, error)
+	// SwapAll is the Swap of several records: all of them or none, also after
+	// a crash.
+	SwapAll(ctx context.Context, changes ...Change) (bool, error)
 	// Scan yields the records whose keys start with prefix, which is not
 	// empty, in the order of the keys. Records may change meanwhile: each is as it was at some time
 	// during the scan. After an error it ends.
 	Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 }
 
+// Change is what a SwapAll does to one record. No two of them have one key.
+type Change struct {
+	Key string
+	Old []byte // empty: there is no record
+	New []byte // empty: the record is deleted
+}
+
 // Entry is a record of an Index.
 type Entry struct {
 	Key   string
 	Value []byte
+}
+
+// Joint is a store that is Bodies and Index and can do a step of both at the
+// cost of one.
+type Joint interface {
+	Bodies
+	Index
+	// PutAndSwap is PutChunk and then, if that succeeds, SwapAll. The chunk may be
+	// stored although the changes were not made.
+	PutAndSwap(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error)
 }
 
 // Memory is Bodies and Index in memory: for tests, and the measure of what the
@@ -139,20 +161,37 @@ func (m *Memory) Get(ctx context.Context, key string) ([]byte, error) {
 
 // Swap implements Index.
 func (m *Memory) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	return m.SwapAll(ctx, Change{key, old, new})
+}
+
+// SwapAll implements Index.
+func (m *Memory) SwapAll(ctx context.Context, changes ...Change) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !bytes.Equal(m.records[key], old) {
-		return false, nil
+	for _, change := range changes {
+		if !bytes.Equal(m.records[change.Key], change.Old) {
+			return false, nil
+		}
 	}
-	if len(new) == 0 {
-		delete(m.records, key)
-	} else {
-		m.records[key] = bytes.Clone(new)
+	for _, change := range changes {
+		if len(change.New) == 0 {
+			delete(m.records, change.Key)
+		} else {
+			m.records[change.Key] = bytes.Clone(change.New)
+		}
 	}
 	return true, nil
+}
+
+// PutAndSwap implements Joint.
+func (m *Memory) PutAndSwap(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error) {
+	if err := m.PutChunk(ctx, upload, n, p); err != nil {
+		return false, err
+	}
+	return m.SwapAll(ctx, changes...)
 }
 
 // Scan implements Index.
@@ -180,13 +219,16 @@ func (m *Memory) Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error
 
 // checkChunk returns an error when a store must not take the chunk.
 func checkChunk(upload string, n int, p []byte) error {
-	switch {
-	case upload == "" || strings.Contains(upload, "/"):
+	if _, ok := parseID(upload); !ok {
 		return fmt.Errorf("%q is not the name of an upload", upload)
-	case n < 0 || int64(n) > maxChunk:
+	}
+	switch {
+	case n < 0 || n > maxChunk:
 		return fmt.Errorf("upload %s: there is no chunk %d", upload, n)
 	case len(p) == 0:
 		return fmt.Errorf("chunk %s is empty", chunkName(upload, n))
+	case len(p) > maxSealed:
+		return fmt.Errorf("chunk %s has %d bytes, more than %d", chunkName(upload, n), len(p), maxSealed)
 	}
 	return nil
 }

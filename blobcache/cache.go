@@ -16,8 +16,8 @@
 //	used/<digest>           usedRecord: when the blob was last used, for Collect
 //	format                  version of this layout
 //
-// An upload id is 32 hexadecimal digits, random. Records are JSON, followed by
-// a CRC32C. blob/<digest> is the commit point: without it a blob is not here,
+// An upload id is 32 hexadecimal digits, random. Records are binary (record.go)
+// and end with a CRC32C. blob/<digest> is the commit point: without it a blob is not here,
 // whatever chunks are. Chunks that neither an upload nor a blob record refers
 // to are garbage, which Sweep removes.
 //
@@ -68,7 +68,9 @@ type Cache struct {
 	bodies  Bodies
 	index   Index
 	uses    uses
+	joint   Joint     // both of them, where the store is one
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
+	small   sync.Pool // of *[smallBuffer]byte
 
 	mu    sync.Mutex
 	held  map[string]struct{} // uploads in use, by id
@@ -81,7 +83,11 @@ type Cache struct {
 func New(bodies Bodies, index Index) *Cache {
 	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), open: make(map[string]int), lives: make(map[string]*live)}
 	c.uses.used, c.uses.condemned, c.uses.pinned = make(map[digest.Digest]int64), make(map[digest.Digest]int64), make(map[digest.Digest]int)
+	if joint, ok := bodies.(Joint); ok && any(index) == any(bodies) {
+		c.joint = joint
+	}
 	c.buffers.New = func() any { return new([ChunkSize + sumSize]byte) }
+	c.small.New = func() any { return new([smallBuffer]byte) }
 	return c
 }
 
@@ -146,17 +152,27 @@ func (c *Cache) record(ctx context.Context, d digest.Digest) (blobRecord, []byte
 	if raw == nil {
 		return record, nil, fmt.Errorf("blob %s: %w", d, ErrUnknown)
 	}
-	err = decode(blobKey(d), raw, &record)
-	if err == nil && record.Length < 0 {
-		err = fmt.Errorf("record %s: length %d: %w", blobKey(d), record.Length, ErrDamaged)
-	}
-	if err != nil {
+	if err := decode(blobKey(d), raw, &record); err != nil {
 		if _, swapErr := c.index.Swap(ctx, blobKey(d), raw, nil); swapErr != nil {
 			return blobRecord{}, nil, fmt.Errorf("%w; removing it: %w", err, swapErr)
 		}
 		return blobRecord{}, nil, fmt.Errorf("blob %s: %w: %w", d, ErrUnknown, err)
 	}
 	return record, raw, nil
+}
+
+// put stores a sealed chunk and makes the changes; p may be nil for none.
+func (c *Cache) put(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error) {
+	if p == nil {
+		return c.index.SwapAll(ctx, changes...)
+	}
+	if c.joint != nil {
+		return c.joint.PutAndSwap(ctx, upload, n, p, changes...)
+	}
+	if err := c.bodies.PutChunk(ctx, upload, n, p); err != nil {
+		return false, err
+	}
+	return c.index.SwapAll(ctx, changes...)
 }
 
 // chunk returns the payload of a chunk, in buf's memory where it fits. The
@@ -198,14 +214,23 @@ func (c *Cache) let(id string) {
 	c.unlive(id, c.lives[id])
 }
 
-// buffer returns room for the largest sealed chunk; recycle takes it back.
-func (c *Cache) buffer() []byte { return c.buffers.Get().(*[ChunkSize + sumSize]byte)[:0] }
+// buffer returns room for n payload bytes of a chunk and their checksum; recycle
+// takes it back.
+func (c *Cache) buffer(n int) []byte {
+	if n+sumSize <= smallBuffer {
+		return c.small.Get().(*[smallBuffer]byte)[:0]
+	}
+	return c.buffers.Get().(*[ChunkSize + sumSize]byte)[:0]
+}
 
 // recycle gives a buffer back; others than those of buffer are left to the
 // garbage collector.
 func (c *Cache) recycle(b []byte) {
-	if cap(b) == ChunkSize+sumSize {
+	switch cap(b) {
+	case ChunkSize + sumSize:
 		c.buffers.Put((*[ChunkSize + sumSize]byte)(b[:ChunkSize+sumSize]))
+	case smallBuffer:
+		c.small.Put((*[smallBuffer]byte)(b[:smallBuffer]))
 	}
 }
 

@@ -37,53 +37,46 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 	blob, _, err := u.c.lookup(ctx, d)
 	switch {
 	case errors.Is(err, ErrUnknown):
-		if err := u.publish(ctx, d); err != nil {
+		if blob, err = u.publish(ctx, d); err != nil {
 			return err
 		}
-		blob = blobRecord{Upload: u.id, Length: u.offset}
 	case err != nil:
 		return u.named(err)
 	}
 	u.c.use(d)
-	// The blob is visible: a session that cannot be deleted now is recognised
-	// by its Commit field, or idles until Sweep drops it.
-	_, _ = u.c.index.Swap(context.WithoutCancel(ctx), uploadKey(u.id), u.raw, nil)
+	if blob.Upload != u.id {
+		// The blob is visible: a session that cannot be deleted now idles until
+		// Sweep drops it.
+		_, _ = u.c.index.Swap(context.WithoutCancel(ctx), uploadKey(u.id), u.raw, nil)
+	}
 	u.c.tell(u.id, func(l *live) { l.final = &blob })
 	u.end()
 	return nil
 }
 
-// publish writes the blob's record. The session's record says so before, for
-// from the moment the blob is visible nobody may write to its chunks.
-func (u *Upload) publish(ctx context.Context, d digest.Digest) error {
-	if err := u.settle(ctx); err != nil {
-		return err
+// publish writes the blob's record and deletes the session's in one step: from
+// the moment the blob is visible nobody may write to its chunks. It returns the
+// record of the blob that is visible then.
+func (u *Upload) publish(ctx context.Context, d digest.Digest) (blobRecord, error) {
+	blob := blobRecord{Upload: u.id, Length: u.offset}
+	n, tail := u.unstored()
+	done, err := u.c.put(ctx, u.id, n, tail, Change{Key: blobKey(d), New: encode(blobKey(d), &blob)}, Change{Key: uploadKey(u.id), Old: u.raw})
+	if done {
+		return blob, nil
 	}
-	state, err := hashState(u.hash)
-	if err != nil {
-		return u.named(err)
-	}
-	if err := u.save(ctx, u.record(u.offset, state, d)); err != nil {
-		return u.fail(err)
-	}
-	raw, err := encode(blobKey(d), blobRecord{Upload: u.id, Length: u.offset})
-	if err != nil {
-		return u.named(err)
-	}
-	// False means that another upload of the same bytes was faster.
-	_, err = u.c.index.Swap(ctx, blobKey(d), nil, raw)
-	if err == nil {
-		return nil
-	}
-	ours, lookErr := u.c.refers(context.WithoutCancel(ctx), d, u.id)
+	// Another upload of the same bytes may have been faster, or this one's
+	// outcome is not known yet.
+	stored, _, lookErr := u.c.lookup(context.WithoutCancel(ctx), d)
 	switch {
-	case lookErr != nil:
+	case lookErr == nil && (err == nil || stored.Upload == u.id):
+		return stored, nil
+	case lookErr != nil && !errors.Is(lookErr, ErrUnknown):
 		u.unknown = true
-		return u.fail(fmt.Errorf("%w; whether the blob is committed is unknown: %w", err, lookErr))
-	case ours:
-		return nil
+		return blob, u.fail(fmt.Errorf("%w; whether the blob is committed is unknown: %w", errors.Join(err, errTaken), lookErr))
+	case err == nil:
+		return blob, u.fail(errTaken)
 	}
-	return u.named(err)
+	return blob, u.named(err)
 }
 
 // digest returns the digest of what was received, in any algorithm.
@@ -92,7 +85,7 @@ func (u *Upload) digest(ctx context.Context, algorithm digest.Algorithm) (digest
 		return digest.NewDigest(algorithm, u.hash), nil
 	}
 	hash := algorithm.Hash()
-	buf := u.c.buffer()
+	buf := u.c.buffer(ChunkSize)
 	defer u.c.recycle(buf)
 	for n := range int(u.offset / ChunkSize) {
 		p, err := u.c.chunk(ctx, u.id, n, ChunkSize, buf)
@@ -103,15 +96,6 @@ func (u *Upload) digest(ctx context.Context, algorithm digest.Algorithm) (digest
 	}
 	hash.Write(u.tail)
 	return digest.NewDigest(algorithm, hash), nil
-}
-
-// refers reports whether the blob's bytes are the chunks of the upload.
-func (c *Cache) refers(ctx context.Context, d digest.Digest, id string) (bool, error) {
-	record, _, err := c.lookup(ctx, d)
-	if errors.Is(err, ErrUnknown) {
-		return false, nil
-	}
-	return record.Upload == id, err
 }
 
 // mismatch is the error of a digest that the received bytes do not have.

@@ -63,7 +63,7 @@ func TestDamagedFilesAreNeverServed(t *testing.T) {
 		"three bytes are zero":      {".vlog", inFirst(2<<20+9, func(p []byte, at int) { clear(p[at : at+3]) })},
 		"the rest of the log is 0":  {".vlog", inFirst(2<<20, func(p []byte, at int) { clear(p[at:]) })},
 		"a small blob in the table": {".sst", func(p []byte) bool { return flipAt(p, blobs[2][:32]) }},
-		"a record in the table":     {".sst", func(p []byte) bool { return flipAt(p, []byte(`"upload":"`)) }},
+		"a record in the table":     {".sst", func(p []byte) bool { return flipAt(p, []byte("blob/sha256:")) }},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestADiskErrorInBadgersLogEndsAllWrites(t *testing.T) {
 			swapped, swapErr := s.Swap(t.Context(), "k", nil, []byte("v"))
 			for call, err := range map[string]error{
 				"Begin": beginErr, "Commit": u.Commit(t.Context(), digest.FromBytes(p[:1])), "Checkpoint": u.Checkpoint(t.Context()),
-				"Swap": swapErr, "PutChunk": s.PutChunk(t.Context(), "a", 0, p), "Barrier": s.Barrier(t.Context()), "Drop": s.Drop(t.Context(), "a"),
+				"Swap": swapErr, "PutChunk": s.PutChunk(t.Context(), blobcachetest.ID("a"), 0, p), "Barrier": s.Barrier(t.Context()), "Drop": s.Drop(t.Context(), blobcachetest.ID("a")),
 			} {
 				if call == "Commit" || call == "Checkpoint" && err == nil {
 					continue // nothing of it needs the disk

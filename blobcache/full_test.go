@@ -87,7 +87,13 @@ func TestAFullDiskRefusesUploadsAndLosesNothing(t *testing.T) {
 	for _, seed := range seeds {
 		wantStored(t, c, blobcachetest.Bytes(seed, 5<<20))
 	}
-	if err := pushSeed(t, c, 9999); !errors.Is(err, blobcache.ErrFull) {
+	// What a store keeps ready at the end of its newest file came back.
+	err := pushSeed(t, c, 9000)
+	for more := 9001; err == nil && more < 9004; more++ {
+		seeds = append(seeds, more-1)
+		err = pushSeed(t, c, more)
+	}
+	if !errors.Is(err, blobcache.ErrFull) {
 		t.Fatalf("push after reopening: %v, want ErrFull", err)
 	}
 	for _, seed := range seeds[2:] {

@@ -67,7 +67,8 @@ func powerCutBlobs(step int) (blobs [][]byte) {
 // pushBehindBarriers writes a line to standard output when a step's blobs are
 // durable, and after every third step when a sweep has moved what it keeps.
 func pushBehindBarriers(dir string) error {
-	s, err := blobcache.OpenBadger(dir, blobcache.BadgerOptions{Floor: 32 << 20, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20})
+	o := blobcache.BadgerOptions{Floor: 32 << 20, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20}
+	s, err := blobcache.OpenFiles(dir, blobcache.FilesOptions{BadgerOptions: o, InBadger: os.Getenv(storeKind) == "badger"})
 	if err != nil {
 		return err
 	}
@@ -110,43 +111,49 @@ func pushBehindBarriers(dir string) error {
 
 func TestWhatIsBehindABarrierSurvivesAPowerCut(t *testing.T) {
 	t.Parallel()
-	for _, lines := range []int{2, 4, 7, 8} {
-		t.Run(fmt.Sprintf("after %d lines", lines), func(t *testing.T) {
-			t.Parallel()
-			dir, image := smallDisk(t, 256<<20)
-			mount := filepath.Dir(dir)
-			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env = append(os.Environ(), powerCutDir+"="+dir)
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			scan := bufio.NewScanner(out)
-			for i := range lines {
-				if !scan.Scan() {
-					t.Fatalf("the process ended after %d lines", i)
-				}
-			}
-			steps, err := strconv.Atoi(scan.Text())
-			if err != nil {
-				t.Fatal(err)
-			}
-			cutPower(t, mount)
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			run(t, "umount", mount)
-			run(t, "mount", "-o", "loop", image, mount)
-			s := openBadger(t, dir)
-			c := blobcache.New(s, s)
-			for step := 1; step <= steps; step++ {
-				for _, p := range powerCutBlobs(step) {
-					wantStored(t, c, p)
-				}
-			}
-		})
+	for kind, after := range map[string][]int{"badger": {2, 4, 7, 8}, "files": {1, 4, 8}} {
+		for _, lines := range after {
+			t.Run(fmt.Sprintf("%s, after %d lines", kind, lines), func(t *testing.T) {
+				t.Parallel()
+				surviveCut(t, kind, lines)
+			})
+		}
+	}
+}
+
+func surviveCut(t *testing.T, kind string, lines int) {
+	dir, image := smallDisk(t, 256<<20)
+	mount := filepath.Dir(dir)
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), powerCutDir+"="+dir, storeKind+"="+kind)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	scan := bufio.NewScanner(out)
+	for i := range lines {
+		if !scan.Scan() {
+			t.Fatalf("the process ended after %d lines", i)
+		}
+	}
+	steps, err := strconv.Atoi(scan.Text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cutPower(t, mount)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	run(t, "umount", mount)
+	run(t, "mount", "-o", "loop", image, mount)
+	s := openDisk(t, kind, dir)
+	c := blobcache.New(s, s)
+	for step := 1; step <= steps; step++ {
+		for _, p := range powerCutBlobs(step) {
+			wantStored(t, c, p)
+		}
 	}
 }
 

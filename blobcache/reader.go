@@ -121,9 +121,7 @@ func (b *Blob) Close() error {
 	b.buf, b.chunk = nil, nil
 	b.c.mu.Lock()
 	defer b.c.mu.Unlock()
-	if b.c.open[b.record.Upload]--; b.c.open[b.record.Upload] == 0 {
-		delete(b.c.open, b.record.Upload)
-	}
+	b.c.unopen(b.record.Upload)
 	return nil
 }
 
@@ -151,10 +149,7 @@ func (b *Blob) load(n int) error {
 	b.loaded = -1
 	want := chunkLength(b.record.Length, n)
 	if b.buf == nil {
-		b.buf = make([]byte, 0, want+sumSize)
-		if b.record.Length > smallBuffer {
-			b.buf = b.c.buffer()
-		}
+		b.buf = b.c.buffer(int(min(b.record.Length, ChunkSize)))
 	}
 	p, err := b.c.chunk(b.ctx, b.record.Upload, n, want, b.buf)
 	if err != nil {

@@ -25,7 +25,7 @@ func (c *Cache) Begin(ctx context.Context, algorithm digest.Algorithm, owner str
 	if !known(algorithm) {
 		return nil, oci.ErrUnsupported.With("digest algorithm %q is not supported; use sha256 or sha512", algorithm)
 	}
-	id := make([]byte, 16)
+	id := make([]byte, idSize)
 	if _, err := rand.Read(id); err != nil {
 		return nil, fmt.Errorf("upload id: %w", err)
 	}
@@ -40,7 +40,7 @@ func (c *Cache) Begin(ctx context.Context, algorithm digest.Algorithm, owner str
 	if !c.hold(u.id) {
 		return nil, u.named(ErrBusy)
 	}
-	if err := u.save(ctx, u.record(0, u.baseHash, "")); err != nil {
+	if err := u.save(ctx, u.record(0, u.baseHash), 0, nil); err != nil {
 		u.end()
 		return nil, u.named(err)
 	}
@@ -51,7 +51,7 @@ func (c *Cache) Begin(ctx context.Context, algorithm digest.Algorithm, owner str
 // the process died within a request. The error is ErrUnknown when there is no
 // such upload (any more), and ErrBusy while somebody else has it.
 func (c *Cache) Resume(ctx context.Context, id string) (*Upload, error) {
-	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 || hex.EncodeToString(b) != id {
+	if _, ok := parseID(id); !ok {
 		return nil, unknownUpload(id)
 	}
 	if !c.hold(id) {
@@ -79,23 +79,11 @@ func (c *Cache) resume(ctx context.Context, id string) (*Upload, error) {
 	if err := decode(uploadKey(id), raw, &r); err != nil {
 		return nil, fmt.Errorf("%w: %w", unknownUpload(id), err)
 	}
-	if r.Offset < 0 || r.Base < 0 || !known(r.Algorithm) {
-		return nil, fmt.Errorf("%w: its record makes no sense: %w", unknownUpload(id), ErrDamaged)
-	}
-	if r.Commit != "" {
-		committed, err := c.finish(ctx, id, raw, r.Commit)
-		if err != nil {
-			return nil, err
-		}
-		if committed {
-			return nil, unknownUpload(id)
-		}
-	}
 	u := &Upload{
 		c: c, ctx: context.WithoutCancel(ctx), id: id, owner: r.Owner, algorithm: r.Algorithm, created: r.Created,
 		base: r.Offset, baseHash: r.Hash, saved: r.Offset, raw: raw,
 	}
-	if r.BaseHash != nil {
+	if len(r.BaseHash) > 0 {
 		u.base, u.baseHash = r.Base, r.BaseHash
 	}
 	switch err := u.rewind(ctx, r.Offset, r.Hash); {
@@ -117,28 +105,24 @@ func (u *Upload) rewind(ctx context.Context, offset int64, state []byte) error {
 	var tail []byte
 	clean := true
 	if rest := int(offset % ChunkSize); rest > 0 {
-		var buf []byte
-		if rest > smallBuffer {
-			buf = u.c.buffer()
-		}
 		// The chunk may have grown since: what it began with is unchanged.
-		p, err := u.c.chunk(ctx, u.id, int(offset/ChunkSize), rest, buf)
+		p, err := u.c.chunk(ctx, u.id, int(offset/ChunkSize), rest, u.c.buffer(rest))
 		if err != nil {
 			return err
 		}
 		tail, clean = p[:rest], len(p) == rest
 	}
 	u.c.recycle(u.tail)
-	u.c.tell(u.id, func(l *live) { l.back(offset) })
+	u.c.rewound(u.id, offset)
 	u.hash, u.offset, u.tail, u.clean = hash, offset, tail, clean
 	return nil
 }
 
 // record returns the session's record at an offset.
-func (u *Upload) record(offset int64, state []byte, commit digest.Digest) sessionRecord {
+func (u *Upload) record(offset int64, state []byte) sessionRecord {
 	r := sessionRecord{
 		Algorithm: u.algorithm, Owner: u.owner, Created: u.created, Touched: u.c.Now().Unix(),
-		Offset: offset, Hash: state, Commit: commit,
+		Offset: offset, Hash: state,
 	}
 	if offset != u.base {
 		r.Base, r.BaseHash = u.base, u.baseHash
@@ -146,13 +130,14 @@ func (u *Upload) record(offset int64, state []byte, commit digest.Digest) sessio
 	return r
 }
 
-// save replaces the stored record.
-func (u *Upload) save(ctx context.Context, record sessionRecord) error {
-	raw, err := encode(uploadKey(u.id), record)
-	if err != nil || bytes.Equal(raw, u.raw) {
-		return err
+// save replaces the stored record, and stores a sealed chunk before if there is
+// one.
+func (u *Upload) save(ctx context.Context, record sessionRecord, n int, sealed []byte) error {
+	raw := encode(uploadKey(u.id), &record)
+	if sealed == nil && bytes.Equal(raw, u.raw) {
+		return nil
 	}
-	done, err := u.c.index.Swap(ctx, uploadKey(u.id), u.raw, raw)
+	done, err := u.c.put(ctx, u.id, n, sealed, Change{Key: uploadKey(u.id), Old: u.raw, New: raw})
 	if err != nil {
 		return err
 	}
@@ -165,17 +150,6 @@ func (u *Upload) save(ctx context.Context, record sessionRecord) error {
 
 func hashState(h hash.Hash) ([]byte, error) {
 	return h.(encoding.BinaryMarshaler).MarshalBinary()
-}
-
-// finish reports whether an upload whose record says that it was about to
-// become the blob d did, and then deletes the record.
-func (c *Cache) finish(ctx context.Context, id string, raw []byte, d digest.Digest) (bool, error) {
-	ours, err := c.refers(ctx, d, id)
-	if err != nil || !ours {
-		return false, err
-	}
-	_, err = c.index.Swap(ctx, uploadKey(id), raw, nil)
-	return true, err
 }
 
 func known(a digest.Algorithm) bool { return a == digest.SHA256 || a == digest.SHA512 }

@@ -3,11 +3,20 @@
 package blobcache
 
 import (
+	"errors"
 	"io/fs"
 	"math"
 	"os"
 	"syscall"
 )
+
+// noFollow makes opening a symbolic link an error.
+const noFollow = syscall.O_NOFOLLOW
+
+// noSpace reports whether a file could not grow.
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
 
 // freeBytes returns what an ordinary user may still store in dir's file system.
 func freeBytes(dir string) (int64, error) {

@@ -9,6 +9,20 @@ import (
 	"iter"
 )
 
+// BadgerOptions are the settings of OpenBadger. Zero means the default, which
+// is right outside tests.
+type BadgerOptions struct {
+	// Floor is the free space in bytes below which nothing more is stored;
+	// default 512 MiB, or 2 ValueLogFileSize + 4 MemTableSize if that is more.
+	Floor int64
+	// ValueLogFileSize is where a file of chunks ends, in bytes; default
+	// 256 MiB. After a crash the last file is read again.
+	ValueLogFileSize int64
+	// MemTableSize is the bytes of keys and records kept in memory before they
+	// become a table; default 16 MiB.
+	MemTableSize int64
+}
+
 // Close ends the store's use of the directory, after the calls under way. Calls
 // that come later fail.
 func (s *Badger) Close() error {
@@ -18,23 +32,29 @@ func (s *Badger) Close() error {
 	defer s.gate.Unlock()
 	s.use.Lock()
 	defer s.use.Unlock()
+	s.ahead.forget()
 	return s.db.Close()
 }
 
 // PutChunk implements Bodies.
 func (s *Badger) PutChunk(ctx context.Context, upload string, n int, p []byte) error {
+	_, err := s.PutAndSwap(ctx, upload, n, p)
+	return err
+}
+
+// PutAndSwap implements Joint: in one transaction.
+func (s *Badger) PutAndSwap(ctx context.Context, upload string, n int, p []byte, changes ...Change) (bool, error) {
 	if err := checkChunk(upload, n, p); err != nil {
-		return err
+		return false, err
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+	return s.apply(ctx, chunkKey(upload, n), p, changes)
+}
+
+// forgetChunk deletes one chunk.
+func (s *Badger) forgetChunk(upload string, n int) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
-	if err := s.space.admit(int64(len(p))); err != nil {
-		return err
-	}
-	return s.write([]byte(chunkPrefix+chunkName(upload, n)), p)
+	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
 // GetChunk implements Bodies.
@@ -42,7 +62,7 @@ func (s *Badger) GetChunk(ctx context.Context, upload string, n int, buf []byte)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p, err := s.read([]byte(chunkPrefix+chunkName(upload, n)), buf)
+	p, err := s.read(chunkKey(upload, n), buf)
 	if err == nil && p == nil {
 		err = fmt.Errorf("chunk %s: %w", chunkName(upload, n), ErrUnknown)
 	}
@@ -72,6 +92,11 @@ func (s *Badger) Uploads(ctx context.Context) iter.Seq2[string, error] {
 	return paged(ctx, chunkPrefix, s.uploads, afterUpload)
 }
 
+func chunkKey(upload string, n int) []byte {
+	key := make([]byte, 0, len(chunkPrefix)+2*idSize+9)
+	return appendChunkName(append(key, chunkPrefix...), upload, n)
+}
+
 // afterUpload is the first key behind all chunks of the upload.
 func afterUpload(upload string) string { return chunkPrefix + upload + string(rune('/'+1)) }
 
@@ -85,28 +110,93 @@ func (s *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 
 // Swap implements Index.
 func (s *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	return s.SwapAll(ctx, Change{key, old, new})
+}
+
+// SwapAll implements Index.
+func (s *Badger) SwapAll(ctx context.Context, changes ...Change) (bool, error) {
+	return s.apply(ctx, nil, nil, changes)
+}
+
+// apply stores the chunk, unless key is nil, and makes the changes, if all
+// records are what they say.
+func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
+	if len(chunk) >= inLog && s.ahead.lost() {
+		s.gate.Lock()
+		s.ahead.find()
+		s.gate.Unlock()
+	}
 	s.gate.RLock()
 	defer s.gate.RUnlock()
-	lock := &s.swaps[maphash.String(s.seed, key)%uint64(len(s.swaps))]
-	lock.Lock()
-	defer lock.Unlock()
-	current, err := s.read([]byte(key), nil)
-	if err != nil || !bytes.Equal(current, old) {
-		return false, err
+	defer s.lock(changes)()
+	grown, dirty := int64(len(chunk)), key != nil
+	for _, change := range changes {
+		same := false
+		if err := s.view([]byte(change.Key), func(v []byte) { same = bytes.Equal(v, change.Old) }); err != nil || !same {
+			return false, err
+		}
+		if len(change.New) > len(change.Old) {
+			grown += int64(len(change.New))
+		}
+		dirty = dirty || len(change.New) > 0 || len(change.Old) > 0
 	}
-	if len(new) > len(old) {
-		if err := s.space.admit(int64(len(new))); err != nil {
+	if grown > 0 {
+		if err := s.space.admit(grown); err != nil {
 			return false, err
 		}
 	}
-	if len(new) == 0 && len(old) == 0 {
+	if !dirty {
 		return true, nil
 	}
-	err = s.write([]byte(key), new)
+	if err := s.makeRoom(chunk, changes); err != nil {
+		return false, err
+	}
+	err := s.write(key, chunk, changes)
 	return err == nil, err
+}
+
+// makeRoom prepares the value log for what goes there.
+func (s *Badger) makeRoom(chunk []byte, changes []Change) error {
+	var bytes int64
+	entries := 0
+	count := func(p []byte) {
+		if len(p) >= inLog {
+			bytes += int64(len(p))
+			entries++
+		}
+	}
+	count(chunk)
+	for _, change := range changes {
+		count(change.New)
+	}
+	if entries == 0 {
+		return nil
+	}
+	return s.space.explain(s.ahead.reserve(bytes, entries))
+}
+
+// lock takes the changes' keys for the caller alone, until it calls unlock.
+func (s *Badger) lock(changes []Change) (unlock func()) {
+	var stripes [len(s.swaps)]bool
+	for _, change := range changes {
+		stripes[maphash.String(s.seed, change.Key)%uint64(len(stripes))] = true
+	}
+	// In the order of their numbers, so that no two wait for each other.
+	for i, wanted := range stripes {
+		if wanted {
+			s.swaps[i].Lock()
+		}
+	}
+	return func() {
+		for i, wanted := range stripes {
+			if wanted {
+				s.swaps[i].Unlock()
+			}
+		}
+	}
 }
 
 // Scan implements Index.
@@ -147,7 +237,7 @@ func (s *Badger) checkFormat() error {
 		return err
 	}
 	if got == nil {
-		return s.write([]byte(formatKey), []byte(formatVersion))
+		return s.write(nil, nil, []Change{{Key: formatKey, New: []byte(formatVersion)}})
 	}
 	if string(got) != formatVersion {
 		return fmt.Errorf("cache %s has format %q, this version knows %q: use the version that wrote it, or another directory", s.space.dir, got, formatVersion)

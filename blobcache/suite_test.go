@@ -13,8 +13,51 @@ import (
 
 // stores are the stores that the suites run over.
 var stores = map[string]func(*testing.T) blobcachetest.Store{
+	"two stores": func(*testing.T) blobcachetest.Store {
+		return apart{blobcache.NewMemory(), blobcache.NewMemory()}
+	},
 	"memory": func(*testing.T) blobcachetest.Store { return blobcache.NewMemory() },
 	"badger": func(t *testing.T) blobcachetest.Store { return openBadger(t, filepath.Join(t.TempDir(), "cache")) },
+	"files": func(t *testing.T) blobcachetest.Store {
+		return openFiles(t, filepath.Join(t.TempDir(), "cache"), blobcache.FilesOptions{BadgerOptions: small})
+	},
+	"files, bodies in badger": func(t *testing.T) blobcachetest.Store {
+		return openFiles(t, filepath.Join(t.TempDir(), "cache"), blobcache.FilesOptions{BadgerOptions: small, InBadger: true})
+	},
+}
+
+// apart is a store that has no steps of both its halves.
+type apart struct {
+	blobcache.Bodies
+	blobcache.Index
+}
+
+// diskStores open the stores that survive the process, with small files.
+var diskStores = map[string]func(dir string) (diskStore, error){
+	"badger": func(dir string) (diskStore, error) { return blobcache.OpenBadger(dir, small) },
+	"files": func(dir string) (diskStore, error) {
+		return blobcache.OpenFiles(dir, blobcache.FilesOptions{BadgerOptions: small})
+	},
+}
+
+type diskStore interface {
+	blobcache.Joint
+	Close() error
+}
+
+// openDisk opens one of diskStores, and closes it with the test.
+func openDisk(t testing.TB, kind, dir string) diskStore {
+	t.Helper()
+	s, err := diskStores[kind](dir)
+	if err != nil {
+		t.Fatalf("opening %s: %v", kind, err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
 }
 
 // openBadger opens a store with small files, and closes it with the test.
@@ -23,6 +66,21 @@ func openBadger(t testing.TB, dir string) *blobcache.Badger {
 	s, err := blobcache.OpenBadger(dir, small)
 	if err != nil {
 		t.Fatalf("OpenBadger: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+// openFiles opens a store, and closes it with the test.
+func openFiles(t testing.TB, dir string, o blobcache.FilesOptions) *blobcache.Files {
+	t.Helper()
+	s, err := blobcache.OpenFiles(dir, o)
+	if err != nil {
+		t.Fatalf("OpenFiles: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
@@ -42,6 +100,11 @@ func TestStores(t *testing.T) {
 		})
 		t.Run(name+" index", func(t *testing.T) {
 			blobcachetest.TestIndex(t, func(t *testing.T) blobcache.Index { return open(t) })
+		})
+		t.Run(name+" joint", func(t *testing.T) {
+			if s, ok := open(t).(blobcache.Joint); ok {
+				blobcachetest.TestJoint(t, func(*testing.T) blobcache.Joint { return s })
+			}
 		})
 		t.Run(name+" cache", func(t *testing.T) { blobcachetest.TestCache(t, open) })
 	}

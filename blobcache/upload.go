@@ -5,15 +5,14 @@ import (
 	"errors"
 	"hash"
 	"io"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
 
 const (
-	// smallBuffer is the longest body, in bytes, that has a buffer of its own
-	// size: above it a buffer for a whole chunk is taken from the pool.
-	smallBuffer = 64 << 10
+	// smallBuffer is the bytes of the buffer that an upload begins with; above
+	// them it takes one for a whole chunk.
+	smallBuffer = 64<<10 + sumSize
 	// minRead is the least room that ReadFrom offers a reader, in bytes.
 	minRead = 4 << 10
 	// saveEvery is how many bytes may pass between two stored offsets.
@@ -131,18 +130,23 @@ func (u *Upload) took(k int) error {
 // Rollback and Resume return to. It is for the end of a request, also one that
 // broke off: give it a context that outlives the client.
 func (u *Upload) Checkpoint(ctx context.Context) error {
-	if err := u.settle(ctx); err != nil {
+	if err := u.usable(); err != nil {
+		return err
+	}
+	if err := u.wait(); err != nil {
 		return err
 	}
 	state, err := hashState(u.hash)
 	if err != nil {
 		return u.fail(err)
 	}
-	record := u.record(u.offset, state, "")
+	record := u.record(u.offset, state)
 	record.Base, record.BaseHash = 0, nil
-	if err := u.save(ctx, record); err != nil {
+	n, tail := u.unstored()
+	if err := u.save(ctx, record, n, tail); err != nil {
 		return u.fail(err)
 	}
+	u.clean = true
 	u.base, u.baseHash = u.offset, state
 	return nil
 }
@@ -165,7 +169,7 @@ func (u *Upload) Rollback(ctx context.Context) error {
 	if u.saved == u.base {
 		return nil
 	}
-	if err := u.save(ctx, u.record(u.base, u.baseHash, "")); err != nil {
+	if err := u.save(ctx, u.record(u.base, u.baseHash), 0, nil); err != nil {
 		return u.fail(err)
 	}
 	return nil
@@ -211,24 +215,15 @@ func (u *Upload) usable() error {
 	return u.err
 }
 
-// settle stores everything received.
-func (u *Upload) settle(ctx context.Context) error {
-	if err := u.usable(); err != nil {
-		return err
-	}
-	if err := u.wait(); err != nil {
-		return err
-	}
+// unstored returns the last chunk sealed, and its number, if it is not stored as
+// it is; nil if it is.
+func (u *Upload) unstored() (n int, sealed []byte) {
+	n = int(u.offset / ChunkSize)
 	if u.clean || len(u.tail) == 0 {
-		return nil
+		return n, nil
 	}
-	n := int(u.offset / ChunkSize)
 	u.reserve(0)
-	if err := u.c.bodies.PutChunk(ctx, u.id, n, seal(chunkName(u.id, n), u.tail)); err != nil {
-		return u.fail(err)
-	}
-	u.clean = true
-	return nil
+	return n, seal(chunkName(u.id, n), u.tail)
 }
 
 // flush hands the full chunk to a goroutine that stores it, once the one before
@@ -243,7 +238,7 @@ func (u *Upload) flush() error {
 		if err != nil {
 			return u.fail(err)
 		}
-		r := u.record(u.offset, state, "")
+		r := u.record(u.offset, state)
 		record = &r
 	}
 	n := int(u.offset/ChunkSize) - 1
@@ -251,12 +246,11 @@ func (u *Upload) flush() error {
 	u.tail, u.flight = nil, flight
 	go func() {
 		err := u.c.bodies.PutChunk(u.ctx, u.id, n, seal(chunkName(u.id, n), full))
-		u.c.recycle(full)
 		if err == nil {
-			u.c.tell(u.id, func(l *live) { l.stored = int64(n+1) * ChunkSize })
+			u.c.stored(u.id, n, full)
 		}
 		if err == nil && record != nil {
-			err = u.save(u.ctx, *record)
+			err = u.save(u.ctx, *record, 0, nil)
 		}
 		flight <- err
 	}()
@@ -278,13 +272,11 @@ func (u *Upload) wait() error {
 
 // reserve makes room for k more bytes of the chunk and its checksum.
 func (u *Upload) reserve(k int) {
-	need := len(u.tail) + k + sumSize
-	if need <= cap(u.tail) {
+	need := len(u.tail) + k
+	if need+sumSize <= cap(u.tail) {
 		return
 	}
-	if need <= smallBuffer {
-		u.tail = slices.Grow(u.tail, need-len(u.tail))
-		return
-	}
-	u.tail = append(u.c.buffer(), u.tail...)
+	room := append(u.c.buffer(need), u.tail...)
+	u.c.recycle(u.tail)
+	u.tail = room
 }

@@ -76,11 +76,7 @@ func (c *Cache) storeUse(ctx context.Context, d digest.Digest, when int64) error
 	if err != nil {
 		return err
 	}
-	raw, err := encode(key, usedRecord{When: when})
-	if err != nil {
-		return err
-	}
-	_, err = c.index.Swap(ctx, key, before, raw)
+	_, err = c.index.Swap(ctx, key, before, encode(key, &usedRecord{When: when}))
 	return err
 }
 

@@ -167,7 +167,7 @@ func (f *Forwarder) fly(ctx context.Context, e errand) (Outcome, error) {
 	}
 	// A small blob is sent as soon as asked for: both are round trips. One that is
 	// on its way already is not asked for either.
-	if b.verify || !b.ours || b.Size > smallBlob && !b.stream.sending() && !f.absent.lately(b.owner, blobKey{b.repo, b.Digest}) {
+	if b.verify || !b.ours || b.Size > smallBlob && !b.stream.sending() && !f.absent.missing(b.owner, blobKey{b.repo, b.Digest}) {
 		there, err := b.look(ctx)
 		if err != nil {
 			return Outcome{}, err

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 
 	"pushproxy/blobcache"
 	"pushproxy/metadata"
@@ -37,6 +38,9 @@ type Target struct {
 	// Owner is the fingerprint of the credential that a request to the
 	// repository would use. An error is the credential source's own.
 	Owner func(ctx context.Context, repo oci.Repo) (metadata.Owner, error)
+	// Warm fetches what a push to the repository will need before its first
+	// request: a connection and a token. Nil: nothing can be had ahead of need.
+	Warm func(ctx context.Context, repo oci.Repo) error
 }
 
 // Forwarder runs pushes. Make it with New; it is safe for concurrent use.
@@ -53,6 +57,8 @@ type Forwarder struct {
 	hub     hub
 	refused refusals
 	absent  absences
+	asking  singleflight.Group // whether repositories exist
+	warmth  warmth
 	landed  landings
 
 	sessions sessions

@@ -113,7 +113,38 @@ func TestAClientsOwnLookSparesAnother(t *testing.T) {
 		a := r.arriving("ann", layer)
 		r.Arriving(r.target("ann"), repo("app"), a.u.ID(), digest.FromBytes(layer), int64(len(layer)))
 		a.end("app")
-		r.saw("HEAD app layer", "POST app", "PUT app layer")
+		r.saw("GET app/tags/list", "HEAD app layer", "POST app", "PUT app layer")
+	})
+}
+
+func TestARepositoryThatDoesNotExistIsAskedForOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{Fail: failing(func(q *http.Request) bool {
+			return strings.HasSuffix(q.URL.Path, "/tags/list")
+		}, http.StatusNotFound)})
+		look := func(principal string, b []byte) {
+			t.Helper()
+			if _, found, err := r.Look(t.Context(), r.target(principal), repo("app"), digest.FromBytes(b)); found || err != nil {
+				t.Fatal(found, err)
+			}
+		}
+		one, two := r.noise("one", mib), r.noise("two", mib)
+		for _, b := range [][]byte{one, two, one} {
+			look("ann", b)
+		}
+		r.saw("GET app/tags/list")
+		look("bob", one)
+		r.saw("GET app/tags/list")
+		time.Sleep(absentFor + time.Second)
+		look("ann", one)
+		r.saw("GET app/tags/list")
+		r.give("ann", one)
+		r.pushed("ann", "app", "v1", r.image(one))
+		r.requests()
+		time.Sleep(absentFor + time.Second)
+		look("ann", two)
+		look("ann", two)
+		r.saw("HEAD app two")
 	})
 }
 

@@ -67,6 +67,18 @@ func (db *DB) Presence(ctx context.Context, repo oci.Repo, d digest.Digest) (Pre
 	return p, true, nil
 }
 
+// Knows reports whether anything is remembered of what repo holds. It costs one
+// read.
+func (db *DB) Knows(ctx context.Context, repo oci.Repo) (bool, error) {
+	for _, err := range db.KV.Scan(ctx, makeKey("presence", repo.Host, repo.Name)) {
+		if err != nil {
+			return false, fmt.Errorf("whether anything is known of %s: %w", repo, err)
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
 // ForgetPresence forgets that repo holds d, for instance since the upstream
 // says that it does not. Other repositories are not affected.
 func (db *DB) ForgetPresence(ctx context.Context, repo oci.Repo, d digest.Digest) error {

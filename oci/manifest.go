@@ -158,4 +158,3 @@ func unique(in []Descriptor) (out []Descriptor, err error) {
 	}
 	return out, nil
 }
-

@@ -53,12 +53,24 @@ func NewGuard(addresses []string) (*Guard, error) {
 	return g, nil
 }
 
-func (g *Guard) check(r *http.Request) error {
+// host refuses requests for another host than the listener's own, or than the
+// tunnel's that they came through.
+func (g *Guard) host(r *http.Request) error {
+	if t, ok := tunnelOf(r.Context()); ok {
+		return t.check(r)
+	}
 	if r.URL.Host != "" || r.URL.User != nil {
 		return oci.ErrMisdirected.With("this is a registry and takes no requests for a forward proxy; remove it from the client's proxy settings")
 	}
 	if !g.Hosts[strings.ToLower(r.Host)] {
 		return oci.ErrMisdirected.With("the host name %s is not served here; use localhost and the port that pushproxy listens on", clip(r.Host))
+	}
+	return nil
+}
+
+func (g *Guard) check(r *http.Request) error {
+	if err := g.host(r); err != nil {
+		return err
 	}
 	foreign := func(site string) bool { return site != "none" && site != "same-origin" }
 	if len(r.Header.Values("Origin")) > 0 || slices.ContainsFunc(r.Header.Values("Sec-Fetch-Site"), foreign) {

@@ -42,7 +42,7 @@ func (g *Registry) source(c *call) string {
 	if c.From == "" {
 		return ""
 	}
-	repo, err := g.Routes.Route(c.Context(), c.Namespace, c.From)
+	repo, err := g.repository(c, c.From)
 	if err != nil || repo.Host != c.repo.Host {
 		return ""
 	}

@@ -149,11 +149,12 @@ func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
 // route finds the upstream and repository of a call.
 func (g *Registry) route(c *call) (err error) {
 	// A client that was told to reach this door by another name sends the name
-	// that it knows; it says nothing about the upstream.
-	if g.Guard.Hosts[strings.ToLower(c.Namespace)] {
+	// that it knows; it says nothing about the upstream. In a tunnel nothing does
+	// but the tunnel.
+	if _, ok := tunnelOf(c.Context()); ok || g.Guard.Hosts[strings.ToLower(c.Namespace)] {
 		c.Namespace = ""
 	}
-	if c.repo, err = g.Routes.Route(c.Context(), c.Namespace, c.Name); err != nil {
+	if c.repo, err = g.repository(c, c.Name); err != nil {
 		return err
 	}
 	if c.Namespace != "" {

@@ -18,6 +18,11 @@ import (
 // (containerd/containerd#13682, moby/moby#53700).
 const manifestPatience = 25 * time.Second
 
+// unread is how much of a body, in bytes, may wait in the two kernels between a
+// client and us. A client takes it for sent and begins to wait for the answer,
+// so the end of a body is never held back.
+const unread = 8 << 20
+
 var errPatience = errors.New("the client would not wait longer")
 
 // impatient tells the clients that give up on an answer after 30 seconds:
@@ -49,7 +54,11 @@ func (g *Registry) sendOn(c *call, u *blobcache.Upload) {
 	}
 	arriving := g.Forward.Arriving(c.target, c.repo, u.ID(), c.Digest, c.r.ContentLength)
 	if impatient(c.r) {
-		c.seen = func(n int64) { arriving.Pace(c.Context(), n) }
+		c.seen = func(n int64) {
+			if c.r.ContentLength-n > unread {
+				arriving.Pace(c.Context(), n)
+			}
+		}
 	}
 }
 

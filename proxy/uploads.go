@@ -23,6 +23,7 @@ const (
 func (c *call) owner() string { return c.principal + "\x00" + c.repo.String() }
 
 func (g *Registry) startUpload(c *call) error {
+	g.Forward.Warm(c.target, c.repo)
 	u, err := g.Cache.Begin(c.Context(), c.Algorithm, c.owner())
 	if err != nil {
 		return err

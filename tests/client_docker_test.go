@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -32,12 +33,18 @@ func newDocker(t *testing.T, home, _ string) client {
 // daemon runs a dockerd that shares nothing with others and returns its address.
 func (c docker) daemon(t *testing.T, program string) string {
 	t.Helper()
+	return c.daemonBy(t, []string{program})
+}
+
+// daemonBy runs a dockerd by a command line that takes its flags at the end, with more in its environment.
+func (c docker) daemonBy(t *testing.T, line []string, more ...string) string {
+	t.Helper()
 	dir := shortDir(t)
 	socket := "unix://" + filepath.Join(dir, "d.sock")
-	cmd := exec.Command(program, "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs",
+	cmd := exec.Command(line[0], append(slices.Clone(line[1:]), "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs",
 		"--config-file", writeFile(t, filepath.Join(dir, "daemon.json"), "{}", 0o600),
-		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "-H", socket, "--pidfile", filepath.Join(dir, "pid"))
-	cmd.Env = cleanEnv(c.home)
+		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "-H", socket, "--pidfile", filepath.Join(dir, "pid"))...)
+	cmd.Env = cleanEnv(c.home, more...)
 	startDaemon(t, cmd, func() error {
 		probe := exec.Command(c.program, "-H", socket, "version")
 		probe.Env = cleanEnv(c.home)

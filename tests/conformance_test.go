@@ -66,7 +66,7 @@ func TestConformanceBeforeDistribution(t *testing.T) {
 // conformanceSuite builds the suite, which is a Go module of its own.
 func conformanceSuite(t *testing.T) string {
 	t.Helper()
-	program, err := parts.Conformance().Build(t.Context())
+	program, err := parts.Conformance(t.Context())
 	if err != nil {
 		leftOut(t, "the conformance suite cannot be had: "+err.Error())
 	}
@@ -101,6 +101,7 @@ type junitCase struct {
 	Skipped   *junitReason `xml:"skipped"`
 	Failure   *junitReason `xml:"failure"`
 	Error     *junitReason `xml:"error"`
+	Log       string       `xml:"system-err"`
 }
 
 type junitReason struct {
@@ -134,11 +135,15 @@ func parseReport(t *testing.T, report []byte) outcome {
 	return o
 }
 
+// reason returns why a case failed, or "". The suite sets the status alone.
 func (c junitCase) reason() string {
 	for _, r := range []*junitReason{c.Failure, c.Error} {
 		if r != nil {
 			return strings.TrimSpace(c.Status + " " + r.Message + " " + lastLines(r.Text, 3))
 		}
+	}
+	if c.Status != "passed" && c.Status != "skipped" && c.Status != "disabled" {
+		return c.Status + " " + lastLines(c.Log, 12)
 	}
 	return ""
 }
@@ -146,8 +151,8 @@ func (c junitCase) reason() string {
 func TestTheConformanceReportIsReadRight(t *testing.T) {
 	t.Parallel()
 	o := parseReport(t, []byte(`<testsuites><testsuite><testcase name="a" status="passed"/><testcase name="b" status="skipped"><skipped message="no"/></testcase>`+
-		`<testcase name="c" classname="x" status="failure"><failure message="m">why</failure></testcase><testcase name="d" status="error"><error>e</error></testcase></testsuite></testsuites>`))
-	if o.String() != "PASS 1 FAIL 2 SKIP 1" || o.failed["x c"] != "failure m why" {
+		`<testcase name="c" classname="x" status="failure"><failure message="m">why</failure></testcase><testcase name="d" status="error"><error>e</error></testcase><testcase name="f" status="failure"><system-err>log</system-err></testcase></testsuite></testsuites>`))
+	if o.String() != "PASS 1 FAIL 3 SKIP 1" || o.failed["x c"] != "failure m why" || o.failed["f"] != "failure log" {
 		t.Errorf("read as %s: %v", o, o.failed)
 	}
 }

@@ -55,9 +55,13 @@ func TestEveryExportedNameSaysWhatItPromises(t *testing.T) {
 	}
 }
 
+// Tests are exempt: a table is as long as its cases.
 func TestFilesAndFunctionsStayShort(t *testing.T) {
 	t.Parallel()
 	for _, f := range sources(t) {
+		if f.test() {
+			continue
+		}
 		if f.lines() > mostFileLines {
 			t.Errorf("%s has %d lines, at most %d are read at one go", f.path, f.lines(), mostFileLines)
 		}

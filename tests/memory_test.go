@@ -79,7 +79,9 @@ func pushLarge(a api, repo string, seed byte, size int64) error {
 	}
 	digest := "sha256:" + hex.EncodeToString(h.Sum(nil))
 	config := digestOf([]byte("{}"))
-	a.client = &http.Client{Timeout: 30 * time.Minute}
+	if a.client == nil {
+		a.client = &http.Client{Timeout: 30 * time.Minute}
+	}
 	if err := uploadStream(a, repo, config, strings.NewReader("{}")); err != nil {
 		return err
 	}

@@ -46,6 +46,20 @@ func (c command) try(t *testing.T, program string, args ...string) (stdout, stde
 	return out.String(), errs.String(), err
 }
 
+// killed runs a program and kills it after a while; it tells whether the program had ended before.
+func (c command) killed(t *testing.T, after time.Duration, program string, args ...string) (ended bool) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Env, cmd.Dir = c.env, c.dir
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	err := cmd.Wait()
+	timer.Stop()
+	return err == nil
+}
+
 func readFile(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)

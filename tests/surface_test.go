@@ -2,9 +2,12 @@ package tests
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -97,9 +100,22 @@ func TestTheListenersAreOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-func TestATLSClientIsToldAtOnceThatThisIsPlainHTTP(t *testing.T) {
+func TestTheSamePortServesHTTPAndHTTPS(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, "http://127.0.0.1:1", nil)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(readFile(t, filepath.Join(r.config.DataDir, "ca", "ca.pem"))))
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true, DisableKeepAlives: true}}
+	for _, host := range []string{"127.0.0.1", "[::1]", "localhost"} {
+		got := api{url: fmt.Sprintf("https://%s:%d", host, r.Port), client: client}.want(t, http.StatusOK, "GET", "/v2/", nil)
+		wantEqual(t, "the protocol", got.Proto, "HTTP/2.0")
+		wantEqual(t, "the body", string(got.body), "{}")
+	}
+}
+
+func TestWithoutTLSAClientIsToldAtOnceThatThisIsPlainHTTP(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, "http://127.0.0.1:1", func(r *rig) { r.config.TLS = "off" })
 	begin := time.Now()
 	_, err := api{url: fmt.Sprintf("https://127.0.0.1:%d", r.Port)}.send("GET", "/v2/", nil)
 	if err == nil || time.Since(begin) > 2*time.Second {

@@ -96,6 +96,10 @@ func (c *Client) unreachable(k call, err error) error {
 	if errors.As(err, &e) {
 		return err
 	}
+	if untrusted(err) {
+		return oci.ErrUpstream.With("%s could not be trusted to %s: %s; if its certificate is signed by a CA of your own, name that in this upstream's ca_file", c.Host, k.what, plain(err.Error())).
+			Because(err)
+	}
 	return oci.ErrUpstream.With("%s could not be reached to %s: %s; check the network and this upstream's url, and try again", c.Host, k.what, plain(err.Error())).
 		Because(fmt.Errorf("%w: %w", errUnreachable, err))
 }

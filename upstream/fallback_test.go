@@ -53,7 +53,7 @@ func TestFallbacks(t *testing.T) {
 		"nor after a credential that was refused":   {urls: []string{a, b}, down: map[string]error{a: oci.ErrDenied}, want: []string{a}, err: oci.ErrDenied},
 		"a 503 is asked again at the same place":    {urls: []string{a, b}, fault: upstreamtest.Fault{Status: 503}, want: []string{a, a}},
 		"clear text where the config says so":       {urls: []string{a, clear}, down: map[string]error{a: errDown}, want: []string{a, clear}},
-		"no clear text after a certificate failed":  {urls: []string{a, clear}, down: map[string]error{a: badCertificate}, want: []string{a, a, a}, err: oci.ErrUpstream},
+		"no clear text after a certificate failed":  {urls: []string{a, clear}, down: map[string]error{a: badCertificate}, want: []string{a}, err: oci.ErrUpstream},
 		"all down is an error that names the cause": {urls: []string{a, b}, down: map[string]error{a: errDown, b: errDown}, want: []string{a, b, a, b, a, b}, err: errDown},
 		"a server without TLS is not one with it":   {urls: []string{a, clear}, down: map[string]error{a: tls.RecordHeaderError{}}, want: []string{a, clear}},
 	}

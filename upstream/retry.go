@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -51,7 +52,7 @@ type failure struct {
 // judge reports whether the same request may fare better later.
 func judge(a *answer, err error) (failure, bool) {
 	if err != nil {
-		return failure{why: plain(err.Error()), cause: err}, !decided(err)
+		return failure{why: plain(err.Error()), cause: err}, !decided(err) && !untrusted(err)
 	}
 	switch a.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
@@ -78,6 +79,13 @@ func decided(err error) bool {
 		return false
 	}
 	return e.Status/100 != 5 && e.Status != http.StatusTooManyRequests
+}
+
+// untrusted reports whether a server's certificate was refused. Another URL may
+// do better; the same one will not.
+func untrusted(err error) bool {
+	var refused *tls.CertificateVerificationError
+	return errors.As(err, &refused)
 }
 
 // tries counts the attempts at one thing.

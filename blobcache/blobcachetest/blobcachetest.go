@@ -5,11 +5,14 @@ package blobcachetest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -43,16 +46,22 @@ func TestBodies(t *testing.T, open func(t *testing.T) blobcache.Bodies) {
 	}
 }
 
+// ID returns the id of an upload that depends on the name.
+func ID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:16])
+}
+
 func put(t *testing.T, b blobcache.Bodies, upload string, n int, p []byte) {
 	t.Helper()
-	if err := b.PutChunk(t.Context(), upload, n, p); err != nil {
+	if err := b.PutChunk(t.Context(), ID(upload), n, p); err != nil {
 		t.Fatalf("PutChunk(%s, %d): %v", upload, n, err)
 	}
 }
 
 func wantChunk(t *testing.T, b blobcache.Bodies, upload string, n int, want []byte) {
 	t.Helper()
-	got, err := b.GetChunk(t.Context(), upload, n, nil)
+	got, err := b.GetChunk(t.Context(), ID(upload), n, nil)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("GetChunk(%s, %d): %d bytes, %v; want the %d stored", upload, n, len(got), err, len(want))
 	}
@@ -62,28 +71,30 @@ func chunkReadsBack(t *testing.T, b blobcache.Bodies) {
 	for n, size := range []int{1, 100, 64 << 10, 64<<10 + 1, blobcache.ChunkSize, blobcache.ChunkSize + 4} {
 		put(t, b, "a", n, Bytes(n, size))
 	}
-	if err := b.Barrier(t.Context(), "a"); err != nil {
+	if err := b.Barrier(t.Context(), ID("a"), ID("never there")); err != nil {
 		t.Fatalf("Barrier: %v", err)
 	}
 	for n, size := range []int{1, 100, 64 << 10, 64<<10 + 1, blobcache.ChunkSize, blobcache.ChunkSize + 4} {
 		wantChunk(t, b, "a", n, Bytes(n, size))
 	}
-	put(t, b, "a", 1<<32-1, []byte("the last number"))
-	wantChunk(t, b, "a", 1<<32-1, []byte("the last number"))
+	put(t, b, "a", 1<<23-1, []byte("the last number"))
+	wantChunk(t, b, "a", 1<<23-1, []byte("the last number"))
 }
 
 func chunkIsReplaced(t *testing.T, b blobcache.Bodies) {
-	for i, size := range []int{10, blobcache.ChunkSize, 20} {
+	put(t, b, "a", 1, Bytes(1, blobcache.ChunkSize))
+	for i, size := range []int{10, blobcache.ChunkSize, 20, 70 << 10, blobcache.ChunkSize, 11} {
 		put(t, b, "a", 0, Bytes(i, size))
 		wantChunk(t, b, "a", 0, Bytes(i, size))
 	}
+	wantChunk(t, b, "a", 1, Bytes(1, blobcache.ChunkSize))
 }
 
 func chunkFillsBuffer(t *testing.T, b blobcache.Bodies) {
 	want := Bytes(1, 1000)
 	put(t, b, "a", 0, want)
 	for _, buf := range [][]byte{make([]byte, 0, 2000), make([]byte, 500, 2000), make([]byte, 5)} {
-		got, err := b.GetChunk(t.Context(), "a", 0, buf)
+		got, err := b.GetChunk(t.Context(), ID("a"), 0, buf)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("GetChunk: %d bytes, %v", len(got), err)
 		}
@@ -98,7 +109,7 @@ func chunkIsCopied(t *testing.T, b blobcache.Bodies) {
 		p := Bytes(n, size)
 		put(t, b, "a", n, p)
 		clear(p)
-		got, err := b.GetChunk(t.Context(), "a", n, nil)
+		got, err := b.GetChunk(t.Context(), ID("a"), n, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +123,7 @@ func absentChunkIsUnknown(t *testing.T, b blobcache.Bodies) {
 	for _, c := range []struct {
 		upload string
 		n      int
-	}{{"a", 0}, {"a", 2}, {"b", 1}, {"", 1}, {"a/00000001", 0}} {
+	}{{ID("a"), 0}, {ID("a"), 2}, {ID("b"), 1}, {"", 1}, {ID("a") + "/00000001", 0}, {"../x", 0}} {
 		if got, err := b.GetChunk(t.Context(), c.upload, c.n, nil); !errors.Is(err, blobcache.ErrUnknown) {
 			t.Errorf("GetChunk(%q, %d): %d bytes, %v; want ErrUnknown", c.upload, c.n, len(got), err)
 		}
@@ -124,9 +135,12 @@ func unusableChunkIsRefused(t *testing.T, b blobcache.Bodies) {
 		upload string
 		n      int
 		p      string
-	}{{"", 0, "x"}, {"a/b", 0, "x"}, {"a", -1, "x"}, {"a", 1 << 32, "x"}, {"a", 0, ""}} {
+	}{
+		{"", 0, "x"}, {"a", 0, "x"}, {"../../../../../../../../../../x/y", 0, "x"}, {strings.ToUpper(ID("a")), 0, "x"}, {ID("a") + "0", 0, "x"},
+		{ID("a"), -1, "x"}, {ID("a"), 1 << 23, "x"}, {ID("a"), 0, ""}, {ID("a"), 0, strings.Repeat("x", mib+33)},
+	} {
 		if err := b.PutChunk(t.Context(), c.upload, c.n, []byte(c.p)); err == nil {
-			t.Errorf("PutChunk(%q, %d, %q) succeeded", c.upload, c.n, c.p)
+			t.Errorf("PutChunk(%q, %d, %d bytes) succeeded", c.upload, c.n, len(c.p))
 		}
 	}
 }
@@ -137,7 +151,7 @@ func dropForgets(t *testing.T, b blobcache.Bodies) {
 			put(t, b, upload, n, Bytes(n, 100<<10))
 		}
 	}
-	if err := b.Drop(t.Context(), "a", "c", "never there"); err != nil {
+	if err := b.Drop(t.Context(), ID("a"), ID("c"), ID("never there")); err != nil {
 		t.Fatalf("Drop: %v", err)
 	}
 	if err := b.Drop(t.Context()); err != nil {
@@ -146,7 +160,7 @@ func dropForgets(t *testing.T, b blobcache.Bodies) {
 	for n := range 3 {
 		wantChunk(t, b, "aa", n, Bytes(n, 100<<10))
 		wantChunk(t, b, "b", n, Bytes(n, 100<<10))
-		if _, err := b.GetChunk(t.Context(), "a", n, nil); !errors.Is(err, blobcache.ErrUnknown) {
+		if _, err := b.GetChunk(t.Context(), ID("a"), n, nil); !errors.Is(err, blobcache.ErrUnknown) {
 			t.Errorf("chunk %d of a dropped upload: %v, want ErrUnknown", n, err)
 		}
 	}
@@ -160,13 +174,14 @@ func uploadsAreListed(t *testing.T, b blobcache.Bodies) {
 	}
 	var want []string
 	for i := range 600 {
-		upload := fmt.Sprintf("%04d", i)
-		want = append(want, upload)
+		upload := fmt.Sprint(i)
+		want = append(want, ID(upload))
 		put(t, b, upload, 0, []byte("x"))
 		put(t, b, upload, i, []byte("y"))
 	}
 	got := Collect(t, b.Uploads(t.Context()))
 	slices.Sort(got)
+	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Fatalf("%d uploads listed, want %d", len(got), len(want))
 	}
@@ -179,10 +194,10 @@ func cancelledBodies(t *testing.T, b blobcache.Bodies) {
 	ctx, cancel := context.WithCancel(t.Context())
 	put(t, b, "a", 0, []byte("x"))
 	cancel()
-	_, getErr := b.GetChunk(ctx, "a", 0, nil)
+	_, getErr := b.GetChunk(ctx, ID("a"), 0, nil)
 	for call, err := range map[string]error{
-		"PutChunk": b.PutChunk(ctx, "a", 0, []byte("y")), "GetChunk": getErr, "Drop": b.Drop(ctx, "a"),
-		"Barrier": b.Barrier(ctx, "a"), "Uploads": last(b.Uploads(ctx)),
+		"PutChunk": b.PutChunk(ctx, ID("a"), 0, []byte("y")), "GetChunk": getErr, "Drop": b.Drop(ctx, ID("a")),
+		"Barrier": b.Barrier(ctx, ID("a")), "Uploads": last(b.Uploads(ctx)),
 	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v, want context.Canceled", call, err)
@@ -197,7 +212,7 @@ func writersBesideDrop(t *testing.T, b blobcache.Bodies) {
 	for w := range writers {
 		wg.Go(func() {
 			for n := range chunks {
-				if err := b.PutChunk(t.Context(), fmt.Sprint("writer", w), n, Bytes(n, 70<<10)); err != nil {
+				if err := b.PutChunk(t.Context(), ID(fmt.Sprint("writer", w)), n, Bytes(n, 70<<10)); err != nil {
 					t.Errorf("PutChunk beside Drop: %v", err)
 				}
 			}
@@ -206,7 +221,7 @@ func writersBesideDrop(t *testing.T, b blobcache.Bodies) {
 	for i := range 4 {
 		dead := fmt.Sprint("dead", i)
 		put(t, b, dead, 0, Bytes(i, 70<<10))
-		if err := b.Drop(t.Context(), dead); err != nil {
+		if err := b.Drop(t.Context(), ID(dead)); err != nil {
 			t.Errorf("Drop beside writers: %v", err)
 		}
 	}

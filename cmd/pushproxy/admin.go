@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -34,8 +35,18 @@ type admin struct {
 }
 
 // listenAdmin opens the socket. The directory is the user's alone and its lock
-// is held, so a socket that is there already is a dead one.
-func listenAdmin(dataDir string) (net.Listener, error) {
+// is held, so a socket that is there already is a dead one. Without it, nil,
+// everything but the commands that need it works.
+func listenAdmin(dataDir string, log *slog.Logger) net.Listener {
+	l, err := openSocket(dataDir)
+	if err != nil {
+		log.Warn("no orders can be taken: pushproxy queue, wait, gc and fsck will not work while this runs", "error", err)
+		return nil
+	}
+	return l
+}
+
+func openSocket(dataDir string) (net.Listener, error) {
 	path := adminSocket(dataDir)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -49,6 +60,18 @@ func listenAdmin(dataDir string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// serve takes orders on the socket, which may be nil, until ctx ends.
+func (a *admin) serve(ctx context.Context, l net.Listener, log *slog.Logger) {
+	if l == nil {
+		return
+	}
+	server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		log.Warn("no more orders are taken", "error", err)
+	}
 }
 
 func (a *admin) handler() http.Handler {

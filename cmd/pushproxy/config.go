@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -22,17 +20,19 @@ import (
 // Config is the whole configuration. config.example.yaml is its manual; a test
 // holds the two together.
 type Config struct {
-	Listen          []string          `mapstructure:"listen"`
-	DataDir         string            `mapstructure:"data_dir"`
-	Auth            string            `mapstructure:"auth"`
-	DefaultUpstream string            `mapstructure:"default_upstream"`
-	Upstreams       []UpstreamConfig  `mapstructure:"upstreams"`
-	Storage         string            `mapstructure:"storage"`
-	Credentials     CredentialsConfig `mapstructure:"credentials"`
-	Cache           CacheConfig       `mapstructure:"cache"`
-	Queue           QueueConfig       `mapstructure:"queue"`
-	Proxy           string            `mapstructure:"proxy"`
-	Log             LogConfig         `mapstructure:"log"`
+	Listen          []string           `mapstructure:"listen"`
+	TLS             string             `mapstructure:"tls"`
+	ForwardProxy    ForwardProxyConfig `mapstructure:"forward_proxy"`
+	DataDir         string             `mapstructure:"data_dir"`
+	Auth            string             `mapstructure:"auth"`
+	DefaultUpstream string             `mapstructure:"default_upstream"`
+	Upstreams       []UpstreamConfig   `mapstructure:"upstreams"`
+	Storage         string             `mapstructure:"storage"`
+	Credentials     CredentialsConfig  `mapstructure:"credentials"`
+	Cache           CacheConfig        `mapstructure:"cache"`
+	Queue           QueueConfig        `mapstructure:"queue"`
+	Proxy           string             `mapstructure:"proxy"`
+	Log             LogConfig          `mapstructure:"log"`
 }
 
 // UpstreamConfig is one entry of upstreams.
@@ -81,11 +81,14 @@ var keys = []struct {
 	usage string
 }{
 	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, loopback only (repeatable)"},
+	{"tls", "auto", "tls", "TLS on the registry door beside plain HTTP, from pushproxy's own CA: auto or off"},
+	{"forward_proxy.listen", []string{"127.0.0.1:5002"}, "forward-proxy-listen", "`address` of the forward-proxy door, loopback only (repeatable)"},
+	{"forward_proxy.tunnel_others", false, "tunnel-others", "pass port 443 of other hosts through the forward-proxy door, untouched"},
 	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
 	{"auth", "auto", "auth", "who may call: auto or none (every local caller is you)"},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
 	{"upstreams", nil, "", ""},
-	{"storage", "badger", "storage", "where blobs live: badger"},
+	{"storage", "badger", "storage", "where bodies over 64 KiB live: badger or files"},
 	{"credentials.docker_config", "", "docker-config", "`path` of docker's config.json or its directory (default $DOCKER_CONFIG or ~/.docker)"},
 	{"credentials.podman_auth", "", "podman-auth", "`path` of podman's auth.json (default its standard places)"},
 	{"credentials.references", nil, "", ""},
@@ -108,6 +111,8 @@ func addFlags(flags *pflag.FlagSet) {
 			flags.String(k.flag, value, k.usage)
 		case []string:
 			flags.StringSlice(k.flag, value, k.usage)
+		case bool:
+			flags.Bool(k.flag, value, k.usage)
 		case time.Duration:
 			flags.Duration(k.flag, value, k.usage)
 		}
@@ -245,7 +250,8 @@ func (c *Config) check() (problems []string) {
 		}
 	}
 	oneOf("auth", c.Auth, "auto", "none")
-	oneOf("storage", c.Storage, "badger")
+	oneOf("tls", c.TLS, "auto", "off")
+	oneOf("storage", c.Storage, "badger", "files")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	if len(c.Listen) == 0 {
@@ -256,6 +262,7 @@ func (c *Config) check() (problems []string) {
 			say("listen: %q %s", address, why)
 		}
 	}
+	c.ForwardProxy.check(say)
 	if !filepath.IsAbs(c.DataDir) {
 		say("data_dir: %q is not an absolute path", c.DataDir)
 	}
@@ -284,32 +291,4 @@ func (c *Config) check() (problems []string) {
 		r.check(fmt.Sprintf("credentials.references[%d]", i), say)
 	}
 	return problems
-}
-
-// loopback returns what is wrong with a listener's address.
-func loopback(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	switch {
-	case err != nil || port == "":
-		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
-	case host == "localhost":
-		return ""
-	case !net.ParseIP(host).IsLoopback():
-		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
-	}
-	return ""
-}
-
-// webURL returns what is wrong with an upstream's URL.
-func webURL(text string) string {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "is not a URL such as https://registry.example.com"
-	case u.User != nil:
-		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
-	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "has more than scheme, host and port"
-	}
-	return ""
 }

@@ -53,7 +53,7 @@ func TestNoConfigurationAtAllIsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Storage: "badger",
+		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, TLS: "auto", ForwardProxy: ForwardProxyConfig{Listen: []string{"127.0.0.1:5002"}}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Storage: "badger",
 		Credentials: CredentialsConfig{HelperTimeout: 10 * time.Second, HelperEnv: []string{}}, Log: LogConfig{Level: "info", Format: "text"},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -137,6 +137,8 @@ func TestABadConfigurationNamesTheKeyAndWhatItMayBe(t *testing.T) {
 		{"a listener on a name", "listen: ['example.com:5001']", "is not a loopback address"},
 		{"a listener without a port", "listen: ['127.0.0.1']", "is not host:port"},
 		{"no listener", "listen: []", "at least one address"},
+		{"an unknown TLS", "tls: yes", `tls: "yes" is not one of auto, off`},
+		{"a forward proxy for everybody", "forward_proxy: {listen: ['0.0.0.0:5002']}", "forward_proxy.listen: \"0.0.0.0:5002\" is not a loopback address"},
 		{"a relative directory", "data_dir: data", `data_dir: "data" is not an absolute path`},
 		{"an upstream without a host", "upstreams: [{url: 'https://a.test'}]", "upstreams[0].host"},
 		{"an upstream URL of another scheme", "upstreams: [{host: a.test, url: 'ftp://a.test'}]", "is not a URL such as"},

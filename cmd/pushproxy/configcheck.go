@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"net/url"
 	"regexp"
 	"strings"
 
@@ -57,4 +59,32 @@ func (r ReferenceConfig) check(key string, say sayFunc) {
 			say("%s.%s: secrets are not written here; name where it is kept: file:PATH or env:NAME", key, name)
 		}
 	}
+}
+
+// loopback returns what is wrong with a listener's address.
+func loopback(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	switch {
+	case err != nil || port == "":
+		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
+	case host == "localhost":
+		return ""
+	case !net.ParseIP(host).IsLoopback():
+		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
+	}
+	return ""
+}
+
+// webURL returns what is wrong with an upstream's URL.
+func webURL(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return "is not a URL such as https://registry.example.com"
+	case u.User != nil:
+		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
+	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
+		return "has more than scheme, host and port"
+	}
+	return ""
 }

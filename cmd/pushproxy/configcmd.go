@@ -20,6 +20,11 @@ func configCommand() *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "listen: %s\ndata_dir: %s\nauth: %s\nstorage: %s\n", strings.Join(c.Listen, " "), c.DataDir, c.Auth, c.Storage)
+			others := "other hosts are refused"
+			if c.ForwardProxy.TunnelOthers {
+				others = "port 443 of other hosts is passed through"
+			}
+			fmt.Fprintf(out, "tls: %s\nforward_proxy: %s (%s)\n", c.TLS, orNowhere(strings.Join(c.ForwardProxy.Listen, " ")), others)
 			for _, u := range c.Upstreams {
 				fmt.Fprintf(out, "upstream %s: %s", u.Host, u.URL)
 				if len(u.FallbackURLs) > 0 {
@@ -44,6 +49,13 @@ func configCommand() *cobra.Command {
 func orNone(s string) string {
 	if s == "" {
 		return "no registry"
+	}
+	return s
+}
+
+func orNowhere(s string) string {
+	if s == "" {
+		return "off"
 	}
 	return s
 }

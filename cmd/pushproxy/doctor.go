@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -27,12 +26,15 @@ type check struct {
 }
 
 func doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	command := &cobra.Command{
 		Use:   "doctor [UPSTREAM[/REPOSITORY]]...",
-		Short: "Check which credential answers for a registry, and whether it may push",
-		Long: "Check, for each registry that pushes can go to or for those named, whether it answers, which\n" +
-			"credential is used for it and whether the registry takes that. With a repository it also opens\n" +
-			"an upload there, and cancels it, to see whether a push would be allowed.",
+		Short: "Check every link of the chain from a client here to a registry that takes its push",
+		Long: "Check this machine (is pushproxy listening, do the clients that were set up still have what they need,\n" +
+			"is the CA good, is there disk) and then, for each registry that pushes can go to or for those named,\n" +
+			"which credential is used, whether the clocks agree, whether the registry answers and takes the\n" +
+			"credential, and whether its name works through the forward-proxy door. With a repository it also asks\n" +
+			"for something to read there, and opens an upload and cancels it. The exit status is 1 when a check fails.",
 		RunE: func(cmd *cobra.Command, names []string) error {
 			c, err := loadConfig(cmd.Flags())
 			if err != nil {
@@ -43,39 +45,30 @@ func doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			report := &report{out: cmd.OutOrStdout(), quiet: asJSON}
+			report.all(cmd.Context(), "this machine", machineChecks(cmd, c, u))
 			if len(names) == 0 {
 				names = u.names(cmd.Context())
 			}
-			if len(names) == 0 {
-				return errors.New("there is no registry to check: log in to one (docker login REGISTRY) or name one in the configuration")
-			}
-			healthy := true
 			for _, name := range names {
-				healthy = u.examine(cmd.Context(), cmd.OutOrStdout(), name) && healthy
+				report.chain(cmd.Context(), name, u.checks(name))
 			}
-			if !healthy {
+			if asJSON {
+				if err := report.json(); err != nil {
+					return err
+				}
+			}
+			switch {
+			case len(names) == 0:
+				return errors.New("there is no registry to check: log in to one (docker login REGISTRY) or name one in the configuration")
+			case report.failed:
 				return errReported
 			}
 			return nil
 		},
 	}
-}
-
-// examine runs the checks of one registry or repository in order, and stops at
-// the first that fails: the later ones build on it.
-func (u *upstreams) examine(ctx context.Context, out io.Writer, name string) bool {
-	fmt.Fprintln(out, name)
-	for _, c := range u.checks(name) {
-		checkCtx, cancel := context.WithTimeout(ctx, doctorFor)
-		text, err := c.run(checkCtx)
-		cancel()
-		if err != nil {
-			fmt.Fprintf(out, "  FAIL %-16s %s\n", c.name, err)
-			return false
-		}
-		fmt.Fprintf(out, "  ok   %-16s %s\n", c.name, text)
-	}
-	return true
+	command.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	return command
 }
 
 func (u *upstreams) checks(name string) []check {
@@ -105,6 +98,7 @@ func (u *upstreams) checks(name string) []check {
 			}
 			return describe(ctx, r.transport, repo), nil
 		}},
+		{"clock", func(ctx context.Context) (string, error) { return r.clock(ctx) }},
 		{"registry", func(ctx context.Context) (string, error) {
 			began := time.Now()
 			if err := r.Client.Ping(ctx); err != nil {
@@ -113,9 +107,18 @@ func (u *upstreams) checks(name string) []check {
 			return fmt.Sprintf("answered and took the credential after %s", time.Since(began).Round(time.Millisecond)), nil
 		}},
 	}
+	if len(u.config.ForwardProxy.Listen) > 0 {
+		all = append(all, check{"tunnel", func(ctx context.Context) (string, error) { return u.config.tunnelCheck(ctx, repo.Host) }})
+	}
 	if !strings.Contains(name, "/") {
 		return all
 	}
+	all = append(all, check{"token-scope", func(ctx context.Context) (string, error) {
+		if _, _, err := r.Client.HeadManifest(ctx, repo, "latest", nil); err != nil {
+			return "", err
+		}
+		return "the credential may read " + repo.String(), nil
+	}})
 	return append(all, check{"push-permission", func(ctx context.Context) (string, error) {
 		if err := r.Client.CanPush(ctx, repo); err != nil {
 			return "", err

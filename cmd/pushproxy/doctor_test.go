@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"pushproxy/proxy"
 	"pushproxy/upstream/upstreamtest"
 )
 
@@ -41,8 +43,11 @@ func TestDoctorSaysWhereTheChainBreaksAndWhatToDo(t *testing.T) {
 				}
 			}
 			t.Setenv("PUSHPROXY_UPSTREAMS", fmt.Sprintf(`[{"host":"registry.test","url":%q,"aliases":["corp"]}]`, server.URL))
+			door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Server", proxy.ServerName) }))
+			defer door.Close()
 			var out bytes.Buffer
-			err := run(context.Background(), []string{"doctor", c.name}, &out, &out)
+			args := []string{"doctor", c.name, "--listen", door.Listener.Addr().String(), "--tls=off", "--forward-proxy-listen="}
+			err := run(context.Background(), args, &out, &out)
 			if (err == nil) != c.healthy {
 				t.Errorf("got %v and:\n%s", err, &out)
 			}

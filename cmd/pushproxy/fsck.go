@@ -26,7 +26,7 @@ type offline struct {
 // stopped runs do with the data directory of a pushproxy that does not run.
 func stopped(ctx context.Context, c Config, do func(*offline) error) (err error) {
 	restrictFiles()
-	s, err := openStores(ctx, c.DataDir)
+	s, err := openStores(ctx, c.DataDir, c.Storage)
 	if err != nil {
 		return err
 	}

@@ -19,15 +19,15 @@ import (
 // stores is what data_dir holds: blobs/ and metadata/, each a database, and
 // secret, which keys every fingerprint of a credential.
 type stores struct {
-	blobs   *blobcache.Badger
+	blobs   *blobcache.Files
 	facts   *metadata.Badger
 	secret  authinject.Secret
 	ballast *ballast
 }
 
-// openStores opens data_dir, and makes it for its first use. Nothing is left
-// open when it fails.
-func openStores(ctx context.Context, dir string) (_ *stores, err error) {
+// openStores opens data_dir, and makes it for its first use; storage says where
+// the bodies of new blobs go. Nothing is left open when it fails.
+func openStores(ctx context.Context, dir, storage string) (_ *stores, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w; choose a directory that you can write to", err)
 	}
@@ -43,7 +43,7 @@ func openStores(ctx context.Context, dir string) (_ *stores, err error) {
 	if s.facts, err = metadata.OpenBadger(ctx, filepath.Join(dir, "metadata"), metadata.BadgerOptions{}); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
-	if s.blobs, err = blobcache.OpenBadger(filepath.Join(dir, "blobs"), blobcache.BadgerOptions{}); err != nil {
+	if s.blobs, err = blobcache.OpenFiles(filepath.Join(dir, "blobs"), blobcache.FilesOptions{InBadger: storage == "badger"}); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
 	if s.secret, err = installationSecret(filepath.Join(dir, "secret")); err != nil {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/net/netutil"
 
 	"pushproxy/authinject"
 	"pushproxy/blobcache"
@@ -27,14 +26,17 @@ import (
 const (
 	// stopFor is how long a stop may take: what is under way ends or is given up.
 	stopFor = 25 * time.Second
-	// uploadIdle is how long an upload may lie before it is dropped at a start.
+	// uploadIdle is how long an upload may lie before it is dropped, and sweepEvery
+	// how often that is looked for.
 	uploadIdle = 24 * time.Hour
+	sweepEvery = 10 * time.Minute
 	// The server's limits (trust.md S28). There is none on a whole request, since
 	// no limit suits every layer; bodies have one on pauses.
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 120 * time.Second
 	maxHeaderBytes = 64 << 10
 	maxConnections = 1024
+	readBuffer     = 2 << 20
 )
 
 func serveCommand() *cobra.Command {
@@ -65,15 +67,15 @@ func newLogger(c LogConfig, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// serve runs the registry door until ctx ends.
+// serve runs the doors until ctx ends.
 func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	restrictFiles()
-	listeners, err := listen(c.Listen, log)
+	d, err := listenDoors(c, log)
 	if err != nil {
 		return err
 	}
-	defer closeAll(listeners)
-	stores, err := openStores(ctx, c.DataDir)
+	defer d.close()
+	stores, err := openStores(ctx, c.DataDir, c.Storage)
 	if err != nil {
 		return err
 	}
@@ -96,80 +98,68 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)
 	}
 	warnDamaged(log, damaged)
-	guard, err := proxy.NewGuard(addresses(listeners))
+	guard, err := proxy.NewGuard(addresses(d.registry))
 	if err != nil {
 		return err
 	}
-	door := &proxy.Registry{
+	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Guard: guard, Target: upstreams.target, Cache: cache, Meta: meta, Forward: forwarder, Log: log,
 		Queue: queue, Async: upstreams.async, Credential: upstreams.credential,
 	}
+	if err := d.open(ctx, c, registry, upstreams, log); err != nil {
+		return err
+	}
+	socket := listenAdmin(c.DataDir, log)
+	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS,
+		"forward_proxy", strings.Join(addresses(d.forward), " "), "push_to", pushTo(d.registry),
+		"registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
 	background, end := context.WithCancel(ctx)
-	defer end()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { queue.Run(background) })
 	tasks.Go(func() { news.run(background) })
 	tasks.Go(func() { stores.ballast.run(background, log) })
+	tasks.Go(func() { watchdog(background, d.registry[0].Addr().String()) })
 	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: newCollector(cache, c.Cache, queue.Needed, log)}
 	tasks.Go(func() { orders.collector.run(background) })
-	if socket, err := listenAdmin(c.DataDir); err != nil {
-		log.Warn("no orders can be taken: pushproxy queue, wait, gc and fsck will not work while this runs", "error", err)
-	} else {
-		tasks.Go(func() { serveAdmin(background, socket, orders, log) })
-	}
-	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(listeners), " "),
-		"push_to", pushTo(listeners), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
-	err = runServer(ctx, door, listeners, forwarder, log)
+	tasks.Go(func() { orders.serve(background, socket, log) })
+	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()
 	return err
 }
 
-// closeAll closes listeners; a server that ran has closed them already.
-func closeAll(listeners []net.Listener) {
-	for _, l := range listeners {
-		_ = l.Close()
+// runDoors answers until ctx ends, and then lets what is under way finish.
+func runDoors(ctx context.Context, d *doors, forwarder *forward.Forwarder, log *slog.Logger) error {
+	// The listeners are open: who connects now is answered in a moment.
+	if err := notify("READY=1"); err != nil {
+		return err
 	}
-}
-
-// serveAdmin takes orders until ctx ends.
-func serveAdmin(ctx context.Context, l net.Listener, orders *admin, log *slog.Logger) {
-	server := &http.Server{Handler: orders.handler(), ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	context.AfterFunc(ctx, func() { _ = server.Close() })
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		log.Warn("no more orders are taken", "error", err)
-	}
-}
-
-// runServer answers until ctx ends, and then lets what is under way finish.
-func runServer(ctx context.Context, door http.Handler, listeners []net.Listener, forwarder *forward.Forwarder, log *slog.Logger) error {
-	server := &http.Server{
-		Handler:           door,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	failed := make(chan error, len(listeners))
-	for _, l := range listeners {
-		go func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) }()
-	}
-	var err error
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-	}
+	err := d.serve(ctx)
+	_ = notify("STOPPING=1")
 	log.Info("stopping; pushes under way may finish", "for_at_most", stopFor)
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopFor)
 	defer cancel()
-	if shutdownErr := server.Shutdown(stop); shutdownErr != nil {
+	if stopErr := d.stop(stop); stopErr != nil {
 		log.Warn("some requests did not finish; clients can push again and what was received is kept")
-		_ = server.Close()
 	}
 	if closeErr := forwarder.Close(stop); closeErr != nil {
 		log.Warn("some uploads did not finish; the next push sends them again from the cache")
 	}
 	return err
+}
+
+// narrow is a listener whose connections keep little of a body in the kernel
+// before it is read: what waits there, a client takes for sent.
+type narrow struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (n narrow) Accept() (net.Conn, error) {
+	conn, err := n.Listener.Accept()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		// The kernel's own choice works too, up to thirty times larger.
+		_ = tcp.SetReadBuffer(readBuffer)
+	}
+	return conn, err
 }
 
 // listen opens every address. A machine without IPv6 goes without [::1]; an

@@ -172,6 +172,7 @@ func (u *upstreams) reach(principal, host string) (*reach, error) {
 	}
 	r := &reach{transport: transport, entry: entry, listed: listed}
 	r.Target = forward.Target{Principal: principal, Host: host, Owner: u.owner(principal, transport)}
+	r.Warm = func(ctx context.Context, repo oci.Repo) error { return transport.Warm(ctx, repo, true) }
 	r.Client = &upstream.Client{
 		Host: host, URLs: urls, UploadHosts: entry.UploadHosts, HTTP: &http.Client{Transport: hop{transport}},
 		Describe:  func(ctx context.Context, repo oci.Repo) string { return describe(ctx, transport, repo) },

@@ -21,6 +21,11 @@ func Packages() []Package {
 		{"buildah", "buildah", "pushes by buildah"},
 		{"skopeo", "skopeo", "pushes by skopeo"},
 		{"containerd", "containerd", "pushes by containerd's ctr"},
+		{"openssl", "openssl", "the CA as OpenSSL sees it"},
+		{"curl", "curl", "the CA as curl sees it"},
+		{"gnutls-cli", "gnutls-bin", "the CA as GnuTLS sees it"},
+		{"systemd-analyze", "systemd", "units as systemd reads them"},
+		{"runc", "runc", "builds by BuildKit"},
 		{"gcc", "gcc", "the race detector"},
 	}
 }

@@ -26,6 +26,14 @@ type Config struct {
 	Storage         string       `json:"storage,omitempty"`
 	Credentials     *Credentials `json:"credentials,omitempty"`
 	Log             *Log         `json:"log,omitempty"`
+	TLS             string       `json:"tls,omitempty"`
+	ForwardProxy    ForwardProxy `json:"forward_proxy"`
+}
+
+// ForwardProxy is the forward-proxy door; without an address there is none.
+type ForwardProxy struct {
+	Listen       []string `json:"listen"`
+	TunnelOthers bool     `json:"tunnel_others,omitempty"`
 }
 
 // Upstream is one entry of Config.Upstreams.
@@ -61,6 +69,9 @@ type Log struct {
 
 // Write stores the configuration at path, readable by this user only.
 func (c Config) Write(path string) error {
+	if c.ForwardProxy.Listen == nil {
+		c.ForwardProxy.Listen = []string{} // not the default, which many would share
+	}
 	b, err := json.MarshalIndent(c, "", "  ") // JSON is YAML
 	if err != nil {
 		return err

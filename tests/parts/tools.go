@@ -22,23 +22,26 @@ type Standalone struct {
 	Package string // package directory inside the module
 }
 
-// Conformance is the distribution-spec conformance suite, a program of its own since 2026.
-func Conformance() Standalone {
-	return Standalone{
-		Name:    "conformance",
-		Module:  "github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260730175803-fee21197eb94",
-		Package: ".",
-	}
-}
-
 // Tools returns the directory with the programs that tests/tools/go.mod names as tools (registry, olareg, crane, regctl,
 // oras). It builds them when this set of versions was never built here: minutes the first time, no time after that.
 func Tools(ctx context.Context) (string, error) {
+	return toolsOf(ctx, filepath.Join("tests", "tools"))
+}
+
+// Conformance returns the program of the distribution-spec conformance suite, built as Tools are. It has a module of its
+// own: it shares no dependency with the tools.
+func Conformance(ctx context.Context) (string, error) {
+	dir, err := toolsOf(ctx, filepath.Join("tests", "tools", "conformance"))
+	return filepath.Join(dir, "conformance"), err
+}
+
+// toolsOf builds the tools of the module in a folder below the root.
+func toolsOf(ctx context.Context, folder string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
-	src := filepath.Join(root, "tests", "tools")
+	src := filepath.Join(root, folder)
 	key, err := toolsKey(ctx, src)
 	if err != nil {
 		return "", err

@@ -11,6 +11,7 @@ import (
 
 const (
 	segment = 1448      // payload of a TCP segment on Ethernet with timestamps
+	framed  = 1500      // the same segment with its headers, which take of the rate too
 	initial = 10        // segments before the first acknowledgement (RFC 6928)
 	most    = 16 << 10  // bytes of one packet: little enough that connections share the line evenly
 	idle    = 256 << 10 // bytes of one packet where the line adds nothing
@@ -74,7 +75,7 @@ func (w *wire) offer(n int) (arrival time.Time, wait time.Duration) {
 	}
 	w.free = later(w.free, now)
 	if w.rate > 0 {
-		w.free = w.free.Add(time.Duration(float64(n) / float64(w.rate) * float64(time.Second)))
+		w.free = w.free.Add(time.Duration(float64(n) * framed / segment / float64(w.rate) * float64(time.Second)))
 	}
 	w.bytes += int64(n)
 	return w.free.Add(w.delay), 0

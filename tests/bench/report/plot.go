@@ -18,12 +18,12 @@ const (
 	rowHeight  = 26
 )
 
-// SVG writes a bar for every compared row: how many times better than the base, on a logarithmic axis. Small lines across
+// SVG writes a bar for every row that compares times or speeds: how many times better than the base, on a logarithmic axis. Small lines across
 // a bar mark A and B.
 func (r Report) SVG(w io.Writer) error {
 	var rows []Row
 	for _, row := range r.Rows {
-		if g := row.Gain(); !math.IsNaN(g) && !math.IsInf(g, 0) && g > 0 {
+		if g := row.Gain(); row.Unit != "MiB" && !math.IsNaN(g) && !math.IsInf(g, 0) && g > 0 {
 			rows = append(rows, row)
 		}
 	}
@@ -59,6 +59,7 @@ func (r Row) bar(b *strings.Builder, a axis, y int) {
 	}
 	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end" fill="#1f2328">%s</text>`, labelWidth-8, y+barHeight-3, html.EscapeString(r.Name))
 	fmt.Fprintf(b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`, from, y, to-from, barHeight, colour)
+	end := to
 	for _, bound := range []float64{r.A, r.B} {
 		if bound == 0 {
 			continue
@@ -66,9 +67,10 @@ func (r Row) bar(b *strings.Builder, a axis, y int) {
 		if !r.More {
 			bound = 1 / bound
 		}
+		end = math.Max(end, a.x(bound))
 		fmt.Fprintf(b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="#1f2328" stroke-width="2"/>`, a.x(bound), y-2, a.x(bound), y+barHeight+2)
 	}
-	fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#1f2328">%s×</text>`+"\n", to+6, y+barHeight-3, figure(gain))
+	fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#1f2328">%s×</text>`+"\n", end+6, y+barHeight-3, figure(gain))
 }
 
 // axis spans powers of two.

@@ -135,7 +135,7 @@ func (r Row) ratios() string {
 	if math.IsNaN(r.Ratio()) {
 		return "–"
 	}
-	text := fmt.Sprintf("%.2f×", r.Ratio())
+	text := fmt.Sprintf("%.*f×", r.digits(), r.Ratio())
 	var pairs []float64
 	for i := range min(len(r.Base.Values), len(r.Ours.Values)) {
 		pairs = append(pairs, r.Ours.Values[i]/r.Base.Values[i])
@@ -144,6 +144,16 @@ func (r Row) ratios() string {
 		text += fmt.Sprintf(" [%.2f–%.2f]", slices.Min(pairs), slices.Max(pairs))
 	}
 	return text
+}
+
+// digits is two, or three where two would show a ratio as its bound that is not.
+func (r Row) digits() int {
+	for _, bound := range []float64{r.A, r.B} {
+		if d := math.Abs(r.Ratio() - bound); d > 0 && d < 0.005 {
+			return 3
+		}
+	}
+	return 2
 }
 
 // bound is a bound and whether it holds.

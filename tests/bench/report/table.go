@@ -45,6 +45,10 @@ pushproxy, in turns, with new random bytes, a fresh registry and a fresh pushpro
 delay, a rate that all connections share, handshakes and slow start (tests/bench/link). Trust the ratios: they were taken
 side by side. Absolute times belong to the machine and to what else it did.
 
+The registry is distribution as its example configuration runs it, without a password and over plain HTTP on both ways: TLS
+and tokens would cost direct pushes more. What goes to a name of localhost is tried with TLS first by docker, which is part
+of its time.
+
 `
 
 const legend = `
@@ -74,7 +78,7 @@ func (r Report) Markdown(w io.Writer) error {
 	}
 	b.WriteString(legend)
 	if len(r.Remarks) > 0 {
-		b.WriteString("\n## Left out and failed\n\n")
+		b.WriteString("\n## Doubts, what was left out, what failed\n\n")
 	}
 	for _, s := range r.Remarks {
 		b.WriteString("- " + strings.ReplaceAll(s, "\n", " ") + "\n")

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/net/netutil"
+
+	"pushproxy/proxy"
+	"pushproxy/upstream"
+)
+
+// maxStreams is how many requests one HTTP/2 connection may have under way.
+const maxStreams = 128
+
+// ForwardProxyConfig is the forward-proxy door.
+type ForwardProxyConfig struct {
+	Listen       []string `mapstructure:"listen"`
+	TunnelOthers bool     `mapstructure:"tunnel_others"`
+}
+
+func (c ForwardProxyConfig) check(say sayFunc) {
+	for _, address := range c.Listen {
+		if why := loopback(address); why != "" {
+			say("forward_proxy.listen: %q %s", address, why)
+		}
+	}
+}
+
+// caDir is where an installation's CA is.
+func (c Config) caDir() string { return filepath.Join(c.DataDir, "ca") }
+
+// wantsCA reports whether anything of the configuration needs certificates.
+func (c Config) wantsCA() bool { return c.TLS == "auto" || len(c.ForwardProxy.Listen) > 0 }
+
+// doors are what serve answers on.
+type doors struct {
+	registry, forward []net.Listener
+	api               *http.Server // the registry door, and what is inside tunnels
+	proxy             *http.Server // the forward-proxy door; nil where there is none
+	mitm              *proxy.Mitm
+}
+
+// listenDoors opens the listeners of both doors, or takes those that a service
+// manager opened.
+func listenDoors(c Config, log *slog.Logger) (*doors, error) {
+	given, err := inherited()
+	if err != nil {
+		return nil, err
+	}
+	d := &doors{registry: given[socketRegistry], forward: given[socketForward]}
+	if len(d.registry) == 0 {
+		if d.registry, err = listen(c.Listen, log); err != nil {
+			d.close()
+			return nil, err
+		}
+	}
+	if len(d.forward) == 0 && len(c.ForwardProxy.Listen) > 0 {
+		if d.forward, err = listen(c.ForwardProxy.Listen, log); err != nil {
+			d.close()
+			return nil, fmt.Errorf("forward_proxy: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// close closes the listeners; a server that ran has closed them already.
+func (d *doors) close() {
+	for _, l := range slices.Concat(d.registry, d.forward) {
+		_ = l.Close()
+	}
+}
+
+// open readies the servers behind the listeners.
+func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u *upstreams, log *slog.Logger) error {
+	// The limit comes first: the server must see the TLS connections themselves.
+	for i, l := range d.registry {
+		d.registry[i] = netutil.LimitListener(narrow{l}, maxConnections)
+	}
+	for i, l := range d.forward {
+		// The connections of tunnels count here until they end.
+		d.forward[i] = netutil.LimitListener(narrow{l}, maxConnections)
+	}
+	d.api = newServer(registry, log)
+	d.api.ConnContext = proxy.ConnContext
+	if !c.wantsCA() && len(d.forward) == 0 {
+		return nil
+	}
+	ca, err := proxy.OpenCA(c.caDir())
+	if err != nil {
+		return err
+	}
+	added, err := ca.Cover(caNames(u.names(ctx))...)
+	if err != nil {
+		return err
+	}
+	if len(added) > 0 {
+		log.Info("the CA was made, or covers further names now; it is trusted by nothing until a client's set-up says so (pushproxy setup)", "names", strings.Join(added, " "), "file", ca.Bundle())
+	}
+	if c.TLS == "auto" {
+		for i, l := range d.registry {
+			d.registry[i] = proxy.WithTLS(l, ca)
+		}
+	}
+	if len(d.forward) == 0 {
+		return nil
+	}
+	options := proxy.MitmOptions{Routes: registry.Routes, CA: ca, Log: log}
+	if c.ForwardProxy.TunnelOthers {
+		options.Dial = upstream.DialPublic
+	}
+	d.mitm = proxy.NewMitm(options)
+	d.proxy = newServer(d.mitm, log)
+	return nil
+}
+
+// caNames are the names that the CA is made for: the registry door's own and the
+// registries', which a client names without their port.
+func caNames(registries []string) []string {
+	names := []string{"localhost"}
+	for _, name := range registries {
+		if host, _, err := net.SplitHostPort(name); err == nil {
+			name = host
+		}
+		names = append(names, strings.Trim(name, "[]"))
+	}
+	return names
+}
+
+// newServer returns a server with the limits that every door has.
+func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// serve answers on all listeners until ctx ends or one of them fails.
+func (d *doors) serve(ctx context.Context) error {
+	failed := make(chan error, len(d.registry)+len(d.forward)+1)
+	for _, l := range d.registry {
+		go func() { failed <- d.api.Serve(l) }()
+	}
+	if d.proxy != nil {
+		go func() { failed <- d.api.Serve(d.mitm.Tunnels()) }()
+	}
+	for _, l := range d.forward {
+		go func() { failed <- d.proxy.Serve(l) }()
+	}
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// stop lets requests under way finish, inside tunnels too, until ctx ends.
+func (d *doors) stop(ctx context.Context) error {
+	var both sync.WaitGroup
+	var errs [2]error
+	if d.proxy != nil {
+		// Tunnels to others have no end of their own that could be waited for.
+		d.mitm.Close()
+		both.Go(func() { errs[0] = d.proxy.Shutdown(ctx) })
+	}
+	both.Go(func() { errs[1] = d.api.Shutdown(ctx) })
+	both.Wait()
+	err := errors.Join(errs[:]...)
+	if err != nil {
+		_ = d.api.Close()
+		if d.proxy != nil {
+			_ = d.proxy.Close()
+		}
+	}
+	return err
+}

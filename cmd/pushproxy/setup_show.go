@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+func applySetup(out io.Writer, j *journal, made plan, p *place) error {
+	steps, err := j.apply(made, p.client, p.root)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		verb := "wrote"
+		if s.done() {
+			verb = "kept"
+		}
+		fmt.Fprintf(out, "%s %s (%s)\n", verb, s.at, s.why)
+	}
+	printNotes(out, made)
+	fmt.Fprintf(out, "Undo it with: pushproxy setup %s --undo\n", p.client)
+	return nil
+}
+
+func undoSetup(out io.Writer, j *journal, client string) error {
+	undone, err := j.undo(client)
+	if err != nil {
+		return err
+	}
+	if len(undone) == 0 {
+		fmt.Fprintf(out, "Nothing was set up for %s.\n", client)
+	}
+	for _, path := range undone {
+		fmt.Fprintf(out, "restored %s\n", path)
+	}
+	return nil
+}
+
+func checkSetup(out io.Writer, j *journal, made plan, p *place) error {
+	missing, err := j.missing(made, p)
+	if err != nil {
+		return err
+	}
+	if len(missing) == 0 {
+		fmt.Fprintf(out, "%s is set up.\n", p.client)
+		return nil
+	}
+	for _, m := range missing {
+		fmt.Fprintln(out, m)
+	}
+	fmt.Fprintf(out, "Mend it with: pushproxy setup %s --apply\n", p.client)
+	return errReported
+}
+
+// missing lists what of a plan is not there.
+func (j *journal) missing(made plan, p *place) (list []string, err error) {
+	if p.roots == "" {
+		list = append(list, "missing: the CA, which is made by the first `pushproxy serve` or `pushproxy setup CLIENT --apply`")
+	}
+	steps, err := j.steps(made, p.client, p.root)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range steps {
+		switch {
+		case s.done():
+		case s.now.exists:
+			list = append(list, fmt.Sprintf("differs: %s (%s)", s.at, s.why))
+		default:
+			list = append(list, fmt.Sprintf("missing: %s (%s)", s.at, s.why))
+		}
+	}
+	return list, nil
+}
+
+func printSetup(out io.Writer, j *journal, made plan, p *place) error {
+	steps, err := j.steps(made, p.client, p.root)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		what := "would write"
+		switch {
+		case s.done():
+			what = "is there already:"
+		case s.now.exists:
+			what = "would change"
+		}
+		fmt.Fprintf(out, "%s %s\n  why: %s\n", what, s.at, s.why)
+		if s.done() {
+			continue
+		}
+		for line := range strings.Lines(string(s.next)) {
+			fmt.Fprint(out, "  | "+line)
+		}
+	}
+	printNotes(out, made)
+	if len(steps) > 0 {
+		fmt.Fprintf(out, "Do it with: pushproxy setup %s --apply\n", p.client)
+	}
+	return nil
+}
+
+func printNotes(out io.Writer, made plan) {
+	for _, n := range made.notes {
+		fmt.Fprintln(out, n)
+	}
+}
