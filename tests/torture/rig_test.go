@@ -27,6 +27,7 @@ var (
 	outages = flag.Int("outages", 2, "how often the upstream goes away")
 	pushes  = flag.Int("pushes", 100, "how many pushes the leak check makes")
 	gib     = flag.Int("gib", 0, "how many GiB are cached when the program is killed and started again")
+	storage = flag.String("storage", "badger", "where the program keeps blobs: badger or files")
 	seed    = flag.Uint64("seed", 0, "of everything that is left to chance; 0: another each time")
 )
 
@@ -87,7 +88,7 @@ func newRig(t *testing.T, data string, clients, big int) *rig {
 	server := httptest.NewServer(r.model)
 	server.Config.ErrorLog = nil
 	t.Cleanup(server.Close)
-	config := parts.Config{Listen: []string{fmt.Sprintf("127.0.0.1:%d", port)}, DataDir: r.data, Upstreams: []parts.Upstream{{Host: "registry.test", URL: server.URL}}}
+	config := parts.Config{Listen: []string{fmt.Sprintf("127.0.0.1:%d", port)}, DataDir: r.data, Storage: *storage, Upstreams: []parts.Upstream{{Host: "registry.test", URL: server.URL}}}
 	if err := config.Write(r.file); err != nil {
 		t.Fatal(err)
 	}
