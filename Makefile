@@ -1,7 +1,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: help run test bench profile check demo
+.PHONY: help run test torture bench profile check demo
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -11,6 +11,10 @@ run: ## run pushproxy without a configuration
 test: ## bring what the tests need, then run all of them
 	@go run ./tests/setup
 	@race=-race; [ "$$(go env CGO_ENABLED)$$CI" != 0 ] || race=; go test $$race -timeout 45m ./... # without a C compiler no race detector
+
+torture: ## break a running pushproxy in every way, hours of it (the counts are flags; see tests/torture)
+	go test -v -timeout 12h ./tests/torture -kills 1000 -cuts 100 -fills 50 -flips 500 -outages 200 -pushes 20000 -gib 10
+	go test -v -timeout 4h ./forward -run 201Is -soak 100000 -soak-every 1s
 
 bench: ## compare with pushing directly and with another registry, write docs/benchmarks.md
 	go run ./tests/bench

@@ -55,22 +55,22 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	if err := prepareDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Badger{
-		space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
-		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize},
-	}
+	s := &Badger{space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
+		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize}}
 	// Opening replays and flushes memtables; on a full disk that is a SIGBUS.
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
 	}
-	db, err := badger.OpenManaged(settings(dir, o, s.watch))
+	var err error
+	if s.db, err = badger.OpenManaged(settings(dir, o, s.watch)); unborn(err) {
+		s.db, err = badger.OpenManaged(settings(dir, o, s.watch))
+	}
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	s.db = db
-	s.clock.Store(db.MaxVersion())
+	s.clock.Store(s.db.MaxVersion())
 	if err := s.checkFormat(); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, s.db.Close())
 	}
 	return s, nil
 }

@@ -13,6 +13,7 @@
 //	chunk/<upload id>/<n>   payload and CRC32C; n is eight hexadecimal digits
 //	upload/<upload id>      sessionRecord: an open upload, its offset and hash state
 //	blob/<digest>           blobRecord: the upload that holds the bytes, and the length
+//	used/<digest>           usedRecord: when the blob was last used, for Collect
 //	format                  version of this layout
 //
 // An upload id is 32 hexadecimal digits, random. Records are binary (record.go)
@@ -66,6 +67,7 @@ type Cache struct {
 
 	bodies  Bodies
 	index   Index
+	uses    uses
 	joint   Joint     // both of them, where the store is one
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
 	small   sync.Pool // of *[smallBuffer]byte
@@ -80,6 +82,7 @@ type Cache struct {
 // index. Whoever opened these closes them.
 func New(bodies Bodies, index Index) *Cache {
 	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), open: make(map[string]int), lives: make(map[string]*live)}
+	c.uses.used, c.uses.condemned, c.uses.pinned = make(map[digest.Digest]int64), make(map[digest.Digest]int64), make(map[digest.Digest]int)
 	if joint, ok := bodies.(Joint); ok && any(index) == any(bodies) {
 		c.joint = joint
 	}
@@ -126,6 +129,18 @@ func (c *Cache) Barrier(ctx context.Context, digests ...digest.Digest) error {
 // lookup returns the blob's record and its stored form. A record that cannot be
 // read is removed: the blob is unknown from then on.
 func (c *Cache) lookup(ctx context.Context, d digest.Digest) (blobRecord, []byte, error) {
+	// What is found here is not collected a moment later.
+	c.uses.gate.RLock()
+	defer c.uses.gate.RUnlock()
+	record, raw, err := c.record(ctx, d)
+	if err == nil {
+		c.use(d)
+	}
+	return record, raw, err
+}
+
+// record is lookup without counting as a use.
+func (c *Cache) record(ctx context.Context, d digest.Digest) (blobRecord, []byte, error) {
 	var record blobRecord
 	if _, err := oci.ParseDigest(string(d)); err != nil {
 		return record, nil, err

@@ -43,6 +43,7 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 	case err != nil:
 		return u.named(err)
 	}
+	u.c.use(d)
 	if blob.Upload != u.id {
 		// The blob is visible: a session that cannot be deleted now idles until
 		// Sweep drops it.

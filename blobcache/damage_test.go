@@ -168,6 +168,19 @@ func readAll(t *testing.T, c *blobcache.Cache, blobs [][]byte) (damaged int) {
 	return damaged
 }
 
+func TestAMemtableThatAKillLeftWithoutASizeIsNoDamage(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "cache")
+	s := openBadger(t, dir)
+	p := blobcachetest.Bytes(1, 100)
+	commit(t, blobcache.New(s, s), p)
+	if err := errors.Join(s.Close(), os.WriteFile(filepath.Join(dir, "00099.mem"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s = openBadger(t, dir)
+	wantStored(t, blobcache.New(s, s), p)
+}
+
 func TestADiskErrorInBadgersLogEndsAllWrites(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{"sync": errors.New("while msync: bad"), "EIO": syscall.EIO} {

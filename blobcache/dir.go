@@ -52,6 +52,13 @@ func openError(dir string, err error) error {
 	return fmt.Errorf("cache %s is in use by %s: stop it, or choose another data directory", dir, who)
 }
 
+// unborn reports whether badger did not open a directory over a memtable that a
+// process was killed over before it had a size. Badger has given it one by now:
+// the next attempt finds it empty, and removes it.
+func unborn(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "opening memtables") && strings.Contains(err.Error(), "Create a new file")
+}
+
 // watcher is badger's logger. It says nothing; it listens, because badger only
 // logs that the disk failed under it, and goes on acknowledging.
 type watcher struct {

@@ -42,10 +42,15 @@ func (c *Cache) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.read(ctx, d, record, raw), nil
+}
+
+// read opens the blob of a record.
+func (c *Cache) read(ctx context.Context, d digest.Digest, record blobRecord, raw []byte) *Blob {
 	c.mu.Lock()
 	c.open[record.Upload]++
 	c.mu.Unlock()
-	return &Blob{c: c, ctx: ctx, d: d, record: record, raw: raw, loaded: -1, hash: d.Algorithm().Hash()}, nil
+	return &Blob{c: c, ctx: ctx, d: d, record: record, raw: raw, loaded: -1, hash: d.Algorithm().Hash()}
 }
 
 // Size returns the blob's length in bytes.

@@ -13,6 +13,7 @@ import (
 const (
 	uploadPrefix = "upload/"
 	blobPrefix   = "blob/"
+	usedPrefix   = "used/"
 )
 
 const (
@@ -32,6 +33,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type blobRecord struct {
 	Upload string // whose chunks are the blob
 	Length int64  // in bytes
+}
+
+// usedRecord is what the index holds of a blob's last use: a varint.
+type usedRecord struct {
+	When int64 // Unix seconds
 }
 
 // sessionRecord is what the index holds of an open upload: its fields in their
@@ -115,6 +121,13 @@ func (r *blobRecord) decode(f *fields) bool {
 	r.Upload = hex.EncodeToString(f.take(idSize))
 	r.Length = f.number()
 	return r.Length >= 0
+}
+
+func (r *usedRecord) encode(p []byte) []byte { return binary.AppendVarint(p, r.When) }
+
+func (r *usedRecord) decode(f *fields) bool {
+	r.When = f.number()
+	return true
 }
 
 func (r *sessionRecord) encode(p []byte) []byte {

@@ -52,6 +52,9 @@ func (b *blob) look(ctx context.Context) (bool, error) {
 // start opens a session where no declined mount has left one.
 func (b *blob) start(ctx context.Context) (err error) {
 	if b.session == nil {
+		b.session = b.resume(ctx)
+	}
+	if b.session == nil {
 		b.session, _, err = b.t.Client.StartUpload(ctx, b.repo, b.Digest, "")
 	}
 	return err
@@ -75,7 +78,9 @@ func (b *blob) send(ctx context.Context) (err error) {
 		return err
 	}
 	b.tell(b.f, Event{Status: Pushing})
+	b.begun(ctx)
 	err = b.session.Send(ctx, b.Size, func() (io.ReadCloser, error) { return b.open(ctx) })
+	b.ended(ctx, err)
 	switch {
 	case errors.Is(err, blobcache.ErrDamaged):
 		return oci.ErrManifestBlobUnknown.With("blob %s was damaged in the proxy's cache and has been set aside: push it again", b.Digest).Because(err)

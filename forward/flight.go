@@ -49,7 +49,7 @@ type flight struct {
 	outcome Outcome
 	err     error
 	waiters int
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 }
 
 // ensure carries an errand out, or joins the same errand under way. Its caller
@@ -61,7 +61,7 @@ func (f *Forwarder) ensure(ctx context.Context, e errand) (Outcome, error) {
 		select {
 		case <-fl.done:
 		case <-ctx.Done():
-			f.leave(key, fl)
+			f.leave(key, fl, context.Cause(ctx))
 			return Outcome{}, context.Cause(ctx)
 		}
 		// A flight that was planned before the client brought the blob does not
@@ -81,7 +81,7 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 		return fl, false
 	}
 	ctx, cancel := f.within(context.Background())
-	fl = &flight{done: make(chan struct{}), waiters: 1, cancel: func() { cancel(context.Canceled) }}
+	fl = &flight{done: make(chan struct{}), waiters: 1, cancel: cancel}
 	f.flights[key] = fl
 	f.running.Add(1)
 	go func() {
@@ -101,16 +101,19 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 	return fl, true
 }
 
-// leave ends a flight that nobody waits for any more. Nobody joins it from now
-// on: the next one begins another.
-func (f *Forwarder) leave(key flightKey, fl *flight) {
+// leave ends a flight that nobody waits for any more, for the reason why its last
+// waiter left. Nobody joins it from now on: the next one begins another.
+func (f *Forwarder) leave(key flightKey, fl *flight, why error) {
 	f.mu.Lock()
 	fl.waiters--
 	last := fl.waiters == 0
 	f.mu.Unlock()
 	if last {
 		f.drop(key, fl)
-		fl.cancel()
+		if !errors.Is(why, ErrClosed) {
+			why = context.Canceled
+		}
+		fl.cancel(why)
 	}
 }
 

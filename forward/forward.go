@@ -15,6 +15,7 @@ package forward
 
 import (
 	"context"
+	"crypto/cipher"
 	"net/http"
 	"sync"
 	"time"
@@ -44,6 +45,13 @@ type Target struct {
 
 // Forwarder runs pushes. Make it with New; it is safe for concurrent use.
 type Forwarder struct {
+	// Uploads is how many uploads an upstream gets at once; nil or 0: five. It is
+	// set before the first push.
+	Uploads func(host string) int
+	// Seal protects where uploads go on after a restart; nil: they begin anew. It
+	// is set before the first push.
+	Seal cipher.AEAD
+
 	cache   *blobcache.Cache
 	meta    *metadata.DB
 	hub     hub
@@ -52,6 +60,8 @@ type Forwarder struct {
 	asking  singleflight.Group // whether repositories exist
 	warmth  warmth
 	landed  landings
+
+	sessions sessions
 
 	life    context.Context // ends when Close gives up waiting
 	end     context.CancelFunc

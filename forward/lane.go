@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -22,6 +23,7 @@ const (
 // the upstream said that it is too many. Who has the fewest under way is next,
 // and of equals who came first; big uploads leave one place to small ones.
 type lane struct {
+	width   int // what limit may grow to; 0: laneWidth
 	mu      sync.Mutex
 	limit   int
 	busy    int            // places taken
@@ -44,7 +46,11 @@ func (f *Forwarder) lane(host string) *lane {
 	defer f.mu.Unlock()
 	l := f.lanes[host]
 	if l == nil {
-		l = &lane{limit: laneWidth, held: map[string]int{}}
+		l = &lane{held: map[string]int{}}
+		if f.Uploads != nil {
+			l.width = f.Uploads(host)
+		}
+		l.limit = cmp.Or(l.width, laneWidth)
 		f.lanes[host] = l
 	}
 	return l
@@ -83,7 +89,7 @@ func (l *lane) release(p *place, err error) {
 	if err == nil {
 		l.calm++
 	}
-	if l.calm >= 2*l.limit && l.limit < laneWidth {
+	if l.calm >= 2*l.limit && l.limit < cmp.Or(l.width, laneWidth) {
 		l.limit, l.calm = l.limit+1, 0
 	}
 	l.admit()

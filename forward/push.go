@@ -114,6 +114,16 @@ func (p *Push) run(ctx context.Context) {
 	close(p.done)
 }
 
+// Then calls end with the push's error when it has ended, whoever still waits.
+func (p *Push) Then(end func(error)) {
+	p.f.running.Add(1)
+	go func() {
+		defer p.f.running.Done()
+		<-p.done
+		end(p.err)
+	}()
+}
+
 // drop makes the next Submit of the same push begin anew. It needs f.mu.
 func (p *Push) drop() {
 	if p.f.pushes[p.key] == p {

@@ -68,6 +68,9 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 	}
 	watch := &watcher{}
 	db, err := badger.OpenManaged(badgerOptions(dir, watch))
+	if unborn(err) {
+		db, err = badger.OpenManaged(badgerOptions(dir, watch))
+	}
 	if err != nil {
 		if strings.Contains(err.Error(), "Cannot acquire directory lock") {
 			return nil, fmt.Errorf("the metadata in %s is in use by %s; stop that pushproxy or choose another data_dir", dir, lockHolder(dir))

@@ -174,6 +174,20 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestAMemtableThatAKillLeftWithoutASizeIsNoDamage(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "meta")
+	kv, err := metadata.OpenBadger(t.Context(), dir, metadata.BadgerOptions{})
+	must(t, err)
+	must(t, (&metadata.DB{KV: kv}).Grant(t.Context(), "a", numbered(1)))
+	must(t, kv.Close())
+	must(t, os.WriteFile(filepath.Join(dir, "00099.mem"), nil, 0o600))
+	kv, err = metadata.OpenBadger(t.Context(), dir, metadata.BadgerOptions{})
+	must(t, err)
+	wantGranted(t, &metadata.DB{KV: kv}, "a", 1, true)
+	must(t, kv.Close())
+}
+
 func TestANewDirectoryIsForItsOwnerOnly(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data", "meta")

@@ -17,6 +17,7 @@
 //	presence/<host>/<name>/<digest>/   when, how it is known, size
 //	manifest/<host>/<name>/<digest>/   media type and the manifest's bytes
 //	tag/<host>/<name>/<tag>/       digest, media type, size, when
+//	session/<owner>/<host>/<name>/<digest>/   an unfinished upload upstream, sealed
 //	job/<id>/                      a push that is owed; ids ascend
 //	sequence/job/                  the number of the last job
 //	keyed/                         fingerprint of the secret that makes owners

@@ -133,6 +133,13 @@ func fullError(dir string, free, floor int64) error {
 	return ErrFull.With("the disk that holds %s has %d MiB free and pushproxy keeps %d MiB; make room or move data_dir", dir, free>>20, floor>>20)
 }
 
+// unborn reports whether badger did not open a directory over a memtable that a
+// process was killed over before it had a size. Badger has given it one by now:
+// the next attempt finds it empty, and removes it.
+func unborn(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "opening memtables") && strings.Contains(err.Error(), "Create a new file")
+}
+
 // watcher is badger's logger. It prints nothing, and remembers errors that mean
 // that acknowledged writes may not be on the disk.
 type watcher struct{ failed atomic.Pointer[string] }

@@ -31,7 +31,8 @@ type Job struct {
 	Owner      Owner         `json:"owner"`                // the identity upstream that it was accepted with
 	Credential string        `json:"credential,omitempty"` // name of that credential's source
 	Repo       oci.Repo      `json:"repo"`
-	Tags       []string      `json:"tags,omitempty"` // to be set; none: by digest only
+	Tags       []string      `json:"tags,omitempty"`       // to be set; none: by digest only
+	Superseded []string      `json:"superseded,omitempty"` // tags that a later write took over
 	Digest     digest.Digest `json:"digest"`
 	MediaType  string        `json:"media_type"`
 	Size       int64         `json:"size"`  // of the manifest, in bytes

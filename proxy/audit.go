@@ -71,6 +71,14 @@ func (a *Audit) push(c *call, job forward.Job, result forward.Result) {
 		"unchanged", result.Unchanged, "credential", c.credential(c.lasting()), "blobs", blobs, "more_blobs", len(result.Blobs)-len(blobs))...)
 }
 
+// queued records a manifest that is safe in the queue and not upstream yet.
+func (a *Audit) queued(c *call, job forward.Job, id string) {
+	if a != nil {
+		a.log.Info("queued", append(who(c.caller, c.r), "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags,
+			"digest", job.Digest.String(), "job", id, "credential", c.credential(c.lasting()))...)
+	}
+}
+
 // deletion records what the upstream has deleted.
 func (a *Audit) deletion(c *call) {
 	if a != nil {

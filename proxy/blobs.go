@@ -43,10 +43,13 @@ func (g *Registry) headBlob(c *call) error {
 	if err != nil {
 		return err
 	}
-	if ok {
+	switch {
+	case !ok:
+		if size, err = g.look(c); err != nil {
+			return err
+		}
+	case g.eager(c):
 		g.Forward.Start(c.target, c.repo, c.Digest, "", "")
-	} else if size, err = g.look(c); err != nil {
-		return err
 	}
 	h := c.blobHeader(c.Digest)
 	h.Set("Accept-Ranges", "bytes")

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,18 +18,29 @@ import (
 )
 
 // putManifest answers 201 when the upstream holds the manifest and all that it
-// names, and with the upstream's own reason when it does not.
+// names, and with the upstream's own reason when it does not; where pushes are
+// queued, when the manifest and all that it names are safe here.
 func (g *Registry) putManifest(c *call) error {
 	job, err := g.readManifest(c)
 	if err != nil {
 		return err
 	}
-	push, err := g.Forward.Submit(c.Context(), job)
+	async, err := g.async(c)
+	if err != nil {
+		return err
+	}
+	if async {
+		return g.promise(c, job)
+	}
+	push, settled, err := g.submit(c, job)
 	if err != nil {
 		return err
 	}
 	result, err := c.await(push)
 	if err != nil {
+		return err
+	}
+	if err := settled(); err != nil {
 		return err
 	}
 	g.logPush(job, result)
@@ -106,6 +118,11 @@ func short(d digest.Digest) string { return d.Encoded()[:12] }
 const askFor = 20 * time.Second
 
 func (g *Registry) headManifest(c *call) error {
+	if d, _, ok := g.pending(c); ok {
+		c.manifestHeader(d)
+		c.w.WriteHeader(http.StatusOK)
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(c.Context(), askFor)
 	defer cancel()
 	d, found, err := c.target.Client.HeadManifest(ctx, c.repo, c.Reference(), c.r.Header["Accept"])
@@ -121,6 +138,12 @@ func (g *Registry) headManifest(c *call) error {
 }
 
 func (g *Registry) getManifest(c *call) error {
+	if d, raw, ok := g.pending(c); ok {
+		c.manifestHeader(d)
+		c.w.WriteHeader(http.StatusOK)
+		_, err := c.w.Write(raw)
+		return err
+	}
 	d, raw, err := c.target.Client.GetManifest(c.Context(), c.repo, c.Reference(), c.r.Header["Accept"])
 	if err != nil {
 		return err
@@ -149,8 +172,21 @@ func (c *call) manifestHeader(d oci.Descriptor) {
 }
 
 func (g *Registry) deleteManifest(c *call) error {
+	_, _, queued := g.pending(c)
+	release, err := g.hold(c, []string{c.Tag})
+	if err != nil {
+		return err
+	}
 	// As with blobs, a client that leaves does not end it.
-	if err := c.target.Client.DeleteManifest(c.lasting(), c.repo, c.Reference()); err != nil {
+	err = c.target.Client.DeleteManifest(c.lasting(), c.repo, c.Reference())
+	if queued && c.Tag != "" && errors.Is(err, oci.ErrManifestUnknown) {
+		// It was not there yet, and will not be.
+		err = nil
+	}
+	if err := release(c.lasting(), err == nil); err != nil {
+		return err
+	}
+	if err != nil {
 		return err
 	}
 	if c.Digest != "" {

@@ -18,7 +18,9 @@ func (g *Registry) mount(c *call) error {
 	from := g.source(c)
 	_, ok, err := g.held(c, c.Digest)
 	if ok && err == nil {
-		g.Forward.Start(c.target, c.repo, c.Digest, from, "")
+		if g.eager(c) {
+			g.Forward.Start(c.target, c.repo, c.Digest, from, "")
+		}
 		return c.created(c.Digest)
 	}
 	g.note(c, "cannot tell whether a blob is here", err)

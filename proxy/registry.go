@@ -44,6 +44,11 @@ type Registry struct {
 	Audit *Audit
 	// Limits keep principals from each other's share of this machine; nil: none.
 	Limits *Limits
+	// Queue takes the pushes whose clients do not wait. Nil: all wait.
+	Queue *forward.Queue
+	// Async reports whether clients do not wait for pushes to a repository,
+	// unless they say otherwise. Nil: they do.
+	Async func(repo oci.Repo) bool
 
 	fetches singleflight.Group // pulls that only fill the cache
 }

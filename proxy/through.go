@@ -36,9 +36,9 @@ func impatient(r *http.Request) bool {
 // streamOn sends on what a PATCH brings as soon as it is worth it, before the
 // digest is known.
 func (g *Registry) streamOn(c *call, u *blobcache.Upload) {
-	offset, begun := u.Offset(), false
+	offset, begun, eager := u.Offset(), false, g.eager(c)
 	c.seen = func(n int64) {
-		if !begun && offset+n >= forward.StreamAfter {
+		if !begun && eager && offset+n >= forward.StreamAfter {
 			begun = true
 			g.Forward.Streaming(c.target, c.repo, u.ID())
 		}
@@ -49,7 +49,7 @@ func (g *Registry) streamOn(c *call, u *blobcache.Upload) {
 // the length are known. An impatient client is held back to the upstream's pace,
 // so that little is left to do when it sends the manifest.
 func (g *Registry) sendOn(c *call, u *blobcache.Upload) {
-	if u.Offset() != 0 || c.r.ContentLength <= blobcache.ChunkSize {
+	if u.Offset() != 0 || c.r.ContentLength <= blobcache.ChunkSize || !g.eager(c) {
 		return
 	}
 	arriving := g.Forward.Arriving(c.target, c.repo, u.ID(), c.Digest, c.r.ContentLength)

@@ -205,6 +205,8 @@ func (g *Registry) accepted(c *call, upload string) error {
 	if err := g.Forward.Received(c.lasting(), c.repo, c.Digest); err != nil {
 		return err
 	}
-	g.Forward.Start(c.target, c.repo, c.Digest, "", upload)
+	if g.eager(c) {
+		g.Forward.Start(c.target, c.repo, c.Digest, "", upload)
+	}
 	return c.created(c.Digest)
 }

@@ -99,6 +99,7 @@ type Upload struct {
 	c        *Client
 	session  *url.URL // nil: none is open
 	chunkMin int64    // OCI-Chunk-Min-Length, in bytes
+	used     bool     // the session may hold bytes already
 }
 
 // mount asks for the blob from another repository; without success it leaves a

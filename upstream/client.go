@@ -48,6 +48,12 @@ type Client struct {
 	Describe func(ctx context.Context, repo oci.Repo) string
 	// Attempts is how often one request is tried in all; 0 means 5.
 	Attempts int
+	// ChunkSize is how many bytes one request of an upload in chunks has; 0: what
+	// the upstream is known to take.
+	ChunkSize int64
+	// MaxBody is the largest request body that the upstream takes, in bytes: larger
+	// blobs go in chunks from the start. 0: that is found out.
+	MaxBody int64
 	// Notify, when set, is told of each retry before its delay begins. It must
 	// not block.
 	Notify func(Retry)
@@ -58,6 +64,7 @@ type Client struct {
 	byTLS   map[string]bool      // host names reached by TLS
 	down    map[string]time.Time // base URL → until when it is tried last
 	paused  time.Time            // no request before: the upstream said 429
+	heard   time.Time            // when it answered last
 	learned learned
 }
 
@@ -132,6 +139,7 @@ func (c *Client) answered(base *url.URL) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.down, base.String())
+	c.heard = time.Now()
 	if base.Scheme == "https" {
 		c.markTLS(base)
 	}

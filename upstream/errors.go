@@ -101,8 +101,13 @@ func (c *Client) unreachable(k call, err error) error {
 			Because(err)
 	}
 	return oci.ErrUpstream.With("%s could not be reached to %s: %s; check the network and this upstream's url, and try again", c.Host, k.what, plain(err.Error())).
-		Because(err)
+		Because(fmt.Errorf("%w: %w", errUnreachable, err))
 }
+
+var errUnreachable = errors.New("no answer")
+
+// Unreachable reports whether err means that the upstream did not answer at all.
+func Unreachable(err error) bool { return errors.Is(err, errUnreachable) }
 
 // item is one error of the specification's list.
 type item struct{ Code, Message string }

@@ -52,7 +52,7 @@ func (c *Client) ways(size int64) []way {
 		return []way{whole}
 	case size < 0:
 		return []way{stream}
-	case l.body > 0 && size >= l.body:
+	case l.body > 0 && size >= l.body, c.MaxBody > 0 && size > c.MaxBody:
 		return []way{chunks}
 	case l.way == chunks:
 		return []way{chunks}

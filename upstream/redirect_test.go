@@ -231,6 +231,8 @@ func TestErrorsNeverShowALocationsQuery(t *testing.T) {
 	u, _, err := c.StartUpload(t.Context(), app, digest.FromString("x"), "")
 	noError(t, err)
 	for _, fault := range []upstreamtest.Fault{{Reset: true}, {Status: 403}, {Status: 500}, {Status: 404, Code: "NAME_UNKNOWN"}} {
+		// A Send after the first asks where the upload stands before it goes on.
+		fault.Method = http.MethodPut
 		r.Inject(fault)
 		if err := u.Send(t.Context(), 1, opener([]byte("x"))); err == nil || strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("%+v: %v", fault, err)

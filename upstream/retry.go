@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"pushproxy/oci"
@@ -21,6 +23,11 @@ const (
 	// longestAfter is the longest Retry-After that is waited out here; a
 	// longer one is the caller's to schedule.
 	longestAfter = 5 * time.Minute
+	// offlineFor is how long a request is tried when no connection can be made,
+	// and restartFor how long an upstream that was there may refuse connections
+	// before that is such a case.
+	offlineFor = 1500 * time.Millisecond
+	restartFor = 30 * time.Second
 )
 
 // Retry tells that a request is about to be sent again.
@@ -39,12 +46,13 @@ type failure struct {
 	why   string
 	busy  bool          // the upstream asks everyone to slow down
 	after time.Duration // its Retry-After; 0: none
+	cause error         // of the transport, where there was no answer
 }
 
 // judge reports whether the same request may fare better later.
 func judge(a *answer, err error) (failure, bool) {
 	if err != nil {
-		return failure{why: plain(err.Error())}, !decided(err) && !untrusted(err)
+		return failure{why: plain(err.Error()), cause: err}, !decided(err) && !untrusted(err)
 	}
 	switch a.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
@@ -88,6 +96,7 @@ type tries struct {
 	n     int
 	delay time.Duration
 	last  string
+	cut   time.Time // since when this machine is cut off from the upstream; zero: it is not
 }
 
 func (t *tries) limit() int {
@@ -98,7 +107,36 @@ func (t *tries) limit() int {
 }
 
 // more reports whether another attempt is due after f.
-func (t *tries) more(f failure) bool { return t.n+1 < t.limit() && f.after <= longestAfter }
+func (t *tries) more(f failure) bool {
+	if !t.c.offline(f.cause) {
+		t.cut = time.Time{}
+		return t.n+1 < t.limit() && f.after <= longestAfter
+	}
+	if t.cut.IsZero() {
+		t.cut = time.Now()
+	}
+	return t.left() > 0
+}
+
+// left is how much longer a machine that is cut off tries.
+func (t *tries) left() time.Duration { return offlineFor - time.Since(t.cut) }
+
+// offline reports whether no connection can be made at all: there is no network
+// or no such name, or nobody listens and nobody did lately. A registry that
+// restarts is back in a moment; what is cut off had better be said at once.
+func (c *Client) offline(err error) bool {
+	var dial *net.OpError
+	var name *net.DNSError
+	if errors.As(err, &name) {
+		return !name.IsTimeout
+	}
+	if !errors.As(err, &dial) || dial.Op != "dial" || dial.Timeout() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !errors.Is(err, syscall.ECONNREFUSED) || time.Since(c.heard) > restartFor
+}
 
 // wait sleeps before the next attempt: decorrelated jitter, at least the
 // upstream's Retry-After.
@@ -110,6 +148,9 @@ func (t *tries) wait(ctx context.Context, f failure) error {
 	}
 	t.delay = min(longestDelay, firstDelay+rand.N(3*t.delay-firstDelay))
 	delay := max(t.delay, f.after)
+	if !t.cut.IsZero() {
+		delay = max(0, min(delay, t.left()))
+	}
 	if f.busy {
 		t.c.pauseFor(delay)
 	}

@@ -41,6 +41,10 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 	s.t = tries{c: u.c, repo: u.Repo, what: "upload " + u.name()}
 	s.chunk = u.c.chunkSize(u.chunkMin, size)
 	defer s.src.close()
+	if u.used && u.session != nil {
+		s.reopen(ctx)
+	}
+	u.used = true
 	for {
 		if done, err := s.round(ctx); done || err != nil {
 			return err
@@ -139,8 +143,14 @@ func (u *Upload) there(ctx context.Context, size int64) bool {
 // chunkSize returns how many bytes one PATCH carries.
 func (c *Client) chunkSize(atLeast, size int64) int64 {
 	q, n := c.quirk(), int64(normalChunk)
+	if c.ChunkSize > 0 {
+		n = c.ChunkSize
+	}
 	if size > 1 {
 		n = min(n, (size+1)/2)
+	}
+	if c.MaxBody > 0 {
+		n = min(n, c.MaxBody)
 	}
 	if q.ChunkMax > 0 {
 		n = min(n, q.ChunkMax)

@@ -34,21 +34,24 @@ type Config struct {
 	Upstreams       []UpstreamConfig   `mapstructure:"upstreams"`
 	Storage         string             `mapstructure:"storage"`
 	Credentials     CredentialsConfig  `mapstructure:"credentials"`
+	Cache           CacheConfig        `mapstructure:"cache"`
+	Queue           QueueConfig        `mapstructure:"queue"`
 	Proxy           string             `mapstructure:"proxy"`
 	Log             LogConfig          `mapstructure:"log"`
 }
 
 // UpstreamConfig is one entry of upstreams.
 type UpstreamConfig struct {
-	Host          string   `mapstructure:"host"`
-	URL           string   `mapstructure:"url"`
-	FallbackURLs  []string `mapstructure:"fallback_urls"`
-	Aliases       []string `mapstructure:"aliases"`
-	Prefix        string   `mapstructure:"prefix"`
-	Mode          string   `mapstructure:"mode"`
-	CAFile        string   `mapstructure:"ca_file"`
-	TrustedRealms []string `mapstructure:"trusted_realms"`
-	UploadHosts   []string `mapstructure:"upload_hosts"`
+	Host          string        `mapstructure:"host"`
+	URL           string        `mapstructure:"url"`
+	FallbackURLs  []string      `mapstructure:"fallback_urls"`
+	Aliases       []string      `mapstructure:"aliases"`
+	Prefix        string        `mapstructure:"prefix"`
+	Mode          string        `mapstructure:"mode"`
+	Sending       SendingConfig `mapstructure:",squash"`
+	CAFile        string        `mapstructure:"ca_file"`
+	TrustedRealms []string      `mapstructure:"trusted_realms"`
+	UploadHosts   []string      `mapstructure:"upload_hosts"`
 }
 
 // CredentialsConfig says where credentials are found. No key holds one.
@@ -104,6 +107,9 @@ var keys = []struct {
 	{"credentials.references", nil, "", ""},
 	{"credentials.helper_timeout", 10 * time.Second, "helper-timeout", "how long a credential helper may take"},
 	{"credentials.helper_env", []string{}, "helper-env", "`name` of a variable that credential helpers may see (repeatable)"},
+	{"cache.quota", "", "cache-quota", "`size` that cached blobs may have, such as 50GiB (default any)"},
+	{"cache.max_age", time.Duration(0), "cache-max-age", "how long a cached blob may go unused (default for ever)"},
+	{"queue.webhook", "", "queue-webhook", "`URL` that is told of queued pushes that are done or need a person"},
 	{"proxy", "", "proxy", "`URL` of an HTTP proxy for upstreams, or environment to use $HTTPS_PROXY and its kind (default none)"},
 	{"log.level", "info", "log-level", "debug, info, warn or error"},
 	{"log.format", "text", "log-format", "text or json"},
@@ -234,14 +240,6 @@ func (c *Config) fill() {
 	c.DefaultUpstream = strings.ToLower(c.DefaultUpstream)
 }
 
-// defaultURL is where a registry is reached unless the configuration says so.
-func defaultURL(host string) string {
-	if host == "docker.io" {
-		return "https://registry-1.docker.io"
-	}
-	return "https://" + host
-}
-
 // expand replaces a leading ~ by the home directory.
 func expand(path string) string {
 	if path != "~" && !strings.HasPrefix(path, "~/") {
@@ -278,6 +276,8 @@ func (c *Config) check() (problems []string) {
 			say("proxy: %q %s; or write environment", c.Proxy, why)
 		}
 	}
+	c.Cache.check(say)
+	c.Queue.check(say)
 	names := map[string]string{}
 	for i, u := range c.Upstreams {
 		key := fmt.Sprintf("upstreams[%d]", i)

@@ -84,7 +84,7 @@ func TestTheExampleNamesEveryKeyWithItsDefault(t *testing.T) {
 	walk = func(typ reflect.Type) {
 		for i := range typ.NumField() {
 			field := typ.Field(i)
-			if key := field.Tag.Get("mapstructure"); key != "identity_token" && !strings.Contains(string(text), key+":") {
+			if key := field.Tag.Get("mapstructure"); key != "identity_token" && key != ",squash" && !strings.Contains(string(text), key+":") {
 				t.Errorf("config.example.yaml does not have the key %s", key)
 			}
 			for field.Type.Kind() == reflect.Slice {
@@ -148,7 +148,7 @@ func TestABadConfigurationNamesTheKeyAndWhatItMayBe(t *testing.T) {
 		{"a port without an alias", "upstreams: [{host: 'a.test:5000'}]", "give it an alias"},
 		{"an alias that is a path", "upstreams: [{host: a.test, aliases: [a/b]}]", "is not one component"},
 		{"a name that is taken", "upstreams: [{host: a.test, aliases: [x]}, {host: b.test, aliases: [x]}]", `upstreams[1]: the name "x" belongs to upstreams[0] already`},
-		{"a mode that is not there", "upstreams: [{host: a.test, mode: async}]", `upstreams[0].mode: "async" is not one of sync`},
+		{"a mode that is not there", "upstreams: [{host: a.test, mode: later}]", `upstreams[0].mode: "later" is not one of sync, async`},
 		{"a CA file that is missing", "upstreams: [{host: a.test, ca_file: /nowhere}]", "upstreams[0].ca_file: open /nowhere"},
 		{"a CA file that is none", "upstreams: [{host: a.test, ca_file: " + notPEM + "}]", "no PEM certificate in it"},
 		{"a secret in the file", "credentials: {references: [{for: a.test, username: u, password: hunter2}]}", "secrets are not written here"},

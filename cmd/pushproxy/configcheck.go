@@ -32,7 +32,8 @@ func (u UpstreamConfig) check(key string, say sayFunc, oneOf func(key, value str
 	if u.Prefix != "" && !oci.ValidName(u.Prefix) {
 		say("%s.prefix: %q is not the beginning of a repository name", key, u.Prefix)
 	}
-	oneOf(key+".mode", u.Mode, "sync")
+	oneOf(key+".mode", u.Mode, "sync", "async")
+	u.Sending.check(key, say, oneOf)
 	if u.CAFile != "" {
 		if _, err := readCAs(u.CAFile); err != nil {
 			say("%s.ca_file: %v", key, err)

@@ -193,7 +193,7 @@ func TestLoginAndLogoutLeaveTheRestOfTheFilesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	const before = `{"auths":{"ghcr.io":{"auth":"dTpw"}},"credsStore":"pass","HttpHeaders":{"X":"y"},"psFormat":"a\u003cb"}`
-	if err := os.WriteFile(docker, []byte(before), 0o640); err != nil {
+	if err := errors.Join(os.WriteFile(docker, []byte(before), 0o600), os.Chmod(docker, 0o640)); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer

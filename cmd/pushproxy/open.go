@@ -19,9 +19,10 @@ import (
 // stores is what data_dir holds: blobs/ and metadata/, each a database, and
 // secret, which keys every fingerprint of a credential.
 type stores struct {
-	blobs  *blobcache.Files
-	facts  *metadata.Badger
-	secret authinject.Secret
+	blobs   *blobcache.Files
+	facts   *metadata.Badger
+	secret  authinject.Secret
+	ballast *ballast
 }
 
 // openStores opens data_dir, and makes it for its first use; storage says where
@@ -33,7 +34,10 @@ func openStores(ctx context.Context, dir, storage string) (_ *stores, err error)
 	if err := privateDir(dir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	s := &stores{}
+	s := &stores{ballast: newBallast(dir)}
+	if err := s.ballast.yield(); err != nil {
+		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
+	}
 	defer func() {
 		if err != nil {
 			_ = s.close()
@@ -96,10 +100,35 @@ func newSecret(file string) (authinject.Secret, error) {
 	// It never fails (crypto/rand).
 	_, _ = rand.Read(raw)
 	secret := hex.EncodeToString(raw)
-	// Renamed into place, so that a crash leaves no half of it.
+	// Renamed into place, and synced before and after: without it nobody is who
+	// they were, and no queued push is sent.
 	temp := file + ".new"
-	if err := os.WriteFile(temp, []byte(secret+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
 		return "", err
 	}
-	return authinject.Secret(secret), os.Rename(temp, file)
+	_, err = f.WriteString(secret + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", err
+	}
+	if err := os.Rename(temp, file); err != nil {
+		return "", err
+	}
+	return authinject.Secret(secret), syncDirs(filepath.Dir(file))
+}
+
+// syncDirs makes the names in a directory durable, and its own.
+func syncDirs(dir string) error {
+	for _, name := range []string{dir, filepath.Dir(dir)} {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		// Not every file system syncs directories.
+		_ = f.Sync()
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pushproxy/authinject"
 	"pushproxy/blobcache"
 	"pushproxy/forward"
 	"pushproxy/metadata"
@@ -96,9 +97,21 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	secret := newRotatingSecret(c.DataDir, stores.secret)
 	upstreams.secret = secret.get
+	forwarder.Uploads = upstreams.uploads
+	if forwarder.Seal, err = authinject.Sealer(stores.secret, "upload sessions"); err != nil {
+		return err
+	}
+	news := newHerald(c.Queue.Webhook, log)
+	queue := &forward.Queue{Forward: forwarder, Target: upstreams.target, Policy: upstreams.policy, Report: news.report}
+	damaged, err := queue.Open(ctx)
+	if err != nil {
+		return fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)
+	}
+	warnDamaged(log, damaged)
 	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Target: upstreams.target,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
+		Queue: queue, Async: upstreams.async,
 	}
 	if err := lock(ctx, c, registry, d.registry, stores.secret); err != nil {
 		return err
@@ -106,39 +119,24 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err := d.open(ctx, c, registry, upstreams, log); err != nil {
 		return err
 	}
+	socket := listenAdmin(c.DataDir, log)
 	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS,
-		"forward_proxy", strings.Join(addresses(d.forward), " "),
-		"push_to", pushTo(d.registry), "registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir)
+		"forward_proxy", strings.Join(addresses(d.forward), " "), "push_to", pushTo(d.registry),
+		"registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
-	tasks.Go(func() { sweep(background, cache, log) })
 	tasks.Go(func() { secret.watch(background, meta, log) })
+	tasks.Go(func() { queue.Run(background) })
+	tasks.Go(func() { news.run(background) })
+	tasks.Go(func() { stores.ballast.run(background, log) })
 	tasks.Go(func() { watchdog(background, inTheClear(d.registry)) })
+	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: newCollector(cache, c.Cache, queue.Needed, log)}
+	tasks.Go(func() { orders.collector.run(background) })
+	tasks.Go(func() { orders.serve(background, socket, log) })
 	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()
 	return err
-}
-
-// sweep gives back the space of what nobody will finish or read: at once, since
-// a crash may have left much, and then every sweepEvery.
-func sweep(ctx context.Context, cache *blobcache.Cache, log *slog.Logger) {
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
-	for {
-		n, err := cache.Sweep(ctx, uploadIdle)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			log.Warn("dead uploads could not all be swept; it is tried again later", "error", err, "in", sweepEvery)
-		case n > 0:
-			log.Info("dead uploads swept", "uploads", n)
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // runDoors answers until ctx ends, and then lets what is under way finish.

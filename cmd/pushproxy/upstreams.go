@@ -31,6 +31,7 @@ type upstreams struct {
 
 	mu      sync.Mutex
 	targets map[targetKey]*reach
+	rates   map[string]*upstream.Rate // by host
 }
 
 type targetKey struct{ principal, host string }
@@ -47,6 +48,7 @@ func newUpstreams(c Config, secret authinject.Secret, f *forward.Forwarder) (*up
 	u := &upstreams{
 		config: c, secret: func() authinject.Secret { return secret }, forward: f, sources: sources(c.Credentials),
 		chains: chains(c), cas: map[string][]*x509.Certificate{}, targets: map[targetKey]*reach{},
+		rates: map[string]*upstream.Rate{},
 	}
 	for i, entry := range c.Upstreams {
 		cas, err := readCAs(entry.CAFile)
@@ -177,21 +179,53 @@ func (u *upstreams) reach(principal, host string, source authinject.Source) (*re
 	if err != nil {
 		return nil, err
 	}
+	var base http.RoundTripper = upstream.NewTransport(upstream.TransportOptions{Trust: trust(urls, entry, listed), CAs: u.cas[host], Proxy: proxyURL})
+	if rate := u.rate(host, entry); rate != nil {
+		base = upstream.Throttle{Base: base, Rate: rate}
+	}
 	transport := &authinject.Transport{
-		Host: host, Origins: urls, Source: source, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(),
-		Base: upstream.NewTransport(upstream.TransportOptions{Trust: trust(urls, entry, listed), CAs: u.cas[host], Proxy: proxyURL}),
+		Host: host, Origins: urls, Source: source, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(), Base: base,
 	}
 	r := &reach{transport: transport, entry: entry, listed: listed}
 	r.Target = forward.Target{Principal: principal, Host: host, Owner: u.owner(principal, transport)}
 	r.Warm = func(ctx context.Context, repo oci.Repo) error { return transport.Warm(ctx, repo, true) }
 	r.Client = &upstream.Client{
 		Host: host, URLs: urls, UploadHosts: entry.UploadHosts, HTTP: &http.Client{Transport: hop{transport}},
-		Describe: func(ctx context.Context, repo oci.Repo) string { return describe(ctx, transport, repo) },
-		Notify:   u.forward.Retrying,
+		Describe:  func(ctx context.Context, repo oci.Repo) string { return describe(ctx, transport, repo) },
+		Notify:    u.forward.Retrying,
+		ChunkSize: size(entry.Sending.ChunkSize), MaxBody: size(entry.Sending.MaxBody),
 	}
 	u.forgetSome()
 	u.targets[key] = r
 	return r, nil
+}
+
+// rate is what all that is sent to an upstream shares; nil: there is no limit. It
+// needs u.mu.
+func (u *upstreams) rate(host string, entry UpstreamConfig) *upstream.Rate {
+	n := size(entry.Sending.Bandwidth)
+	if n > 0 && u.rates[host] == nil {
+		u.rates[host] = &upstream.Rate{PerSecond: n}
+	}
+	return u.rates[host]
+}
+
+// async reports whether pushes to a repository are queued.
+func (u *upstreams) async(repo oci.Repo) bool {
+	entry, _ := u.entry(repo.Host)
+	return entry.isAsync(repo)
+}
+
+// policy is how the jobs of an upstream are carried out.
+func (u *upstreams) policy(host string) forward.Policy {
+	entry, _ := u.entry(host)
+	return entry.Sending.policy()
+}
+
+// uploads is how many uploads an upstream gets at once; 0: the default.
+func (u *upstreams) uploads(host string) int {
+	entry, _ := u.entry(host)
+	return entry.Sending.Concurrency
 }
 
 // entry returns the configuration of a host, or what stands for one that the

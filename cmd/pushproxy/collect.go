@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"pushproxy/blobcache"
+)
+
+// collectEvery is how often the running program collects.
+const collectEvery = 10 * time.Minute
+
+// collector keeps the cache within its limits.
+type collector struct {
+	cache  *blobcache.Cache
+	limits blobcache.Limits
+	log    *slog.Logger
+}
+
+func newCollector(cache *blobcache.Cache, c CacheConfig, needed func() map[digest.Digest]bool, log *slog.Logger) *collector {
+	return &collector{cache: cache, log: log, limits: blobcache.Limits{Quota: size(c.Quota), MaxAge: c.MaxAge, Idle: uploadIdle, Needed: needed}}
+}
+
+// run collects at once and then periodically, until ctx ends.
+func (c *collector) run(ctx context.Context) {
+	for {
+		r, err := c.collect(ctx, false)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			c.log.Warn("the cache could not be collected; it is tried again", "in", collectEvery, "error", err)
+		case r.Removed > 0 || r.Swept > 0:
+			c.log.Info("cache collected", "blobs", r.Blobs-r.Removed, "bytes", r.Bytes-r.Freed, "removed", r.Removed, "freed", r.Freed, "swept", r.Swept)
+		}
+		select {
+		case <-time.After(collectEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *collector) collect(ctx context.Context, dryRun bool) (blobcache.Collected, error) {
+	limits := c.limits
+	limits.DryRun = dryRun
+	return c.cache.Collect(ctx, limits)
+}
+
+func gcCommand() *cobra.Command {
+	var dryRun, asJSON bool
+	c := &cobra.Command{
+		Use:   "gc",
+		Short: "Collect what the cache need not keep",
+		Long: "Collect what the cache need not keep: blobs over cache.quota or cache.max_age, least recently used\n" +
+			"first, and what dead uploads left. A blob is condemned by one collection and removed by one that comes at\n" +
+			"least ten minutes later. A running pushproxy collects by itself; this asks it to do so now.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config, err := loadConfig(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			var r blobcache.Collected
+			path := "/v1/gc"
+			if dryRun {
+				path += "?dry-run=true"
+			}
+			err = order(cmd.Context(), config.DataDir, "POST", path, &r)
+			if errors.Is(err, errNotRunning) {
+				err = stopped(cmd.Context(), config, func(s *offline) (err error) {
+					r, err = newCollector(s.cache, config.Cache, s.queue.Needed, nil).collect(cmd.Context(), dryRun)
+					return err
+				})
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), r)
+			}
+			verb := "removed"
+			if dryRun {
+				verb = "would go"
+			}
+			cmd.Printf("%d blobs with %d MiB; %d %s (%d MiB), %d condemned, %d kept though over a limit, %d dead uploads dropped\n",
+				r.Blobs, r.Bytes>>20, r.Removed, verb, r.Freed>>20, r.Condemned, r.Kept, r.Swept)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func queueCommand() *cobra.Command {
+	queue := &cobra.Command{
+		Use:   "queue",
+		Short: "List, retry and drop queued pushes",
+		Long:  "List, retry and drop the pushes that were accepted and that an upstream does not have yet.",
+	}
+	asJSON := queue.PersistentFlags().Bool("json", false, "print JSON")
+	ls := &cobra.Command{Use: "ls", Short: "List queued pushes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := loadConfig(cmd.Flags())
+		if err != nil {
+			return err
+		}
+		var jobs []jobView
+		if err := order(cmd.Context(), c.DataDir, "GET", "/v1/jobs", &jobs); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), jobs)
+		}
+		return listJobs(cmd.OutOrStdout(), jobs)
+	}}
+	one := func(use, short, method, suffix string, query func() string) *cobra.Command {
+		return &cobra.Command{Use: use + " JOB...", Short: short, Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, ids []string) error {
+			c, err := loadConfig(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				var job jobView
+				if err := order(cmd.Context(), c.DataDir, method, "/v1/jobs/"+id+suffix+query(), &job); err != nil {
+					return err
+				}
+				if *asJSON {
+					err = printJSON(cmd.OutOrStdout(), job)
+				} else {
+					err = showJob(cmd.OutOrStdout(), job)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+	}
+	none := func() string { return "" }
+	var adopt bool
+	retry := one("retry", "Try a push again now, also one that was parked", "POST", "/retry", func() string {
+		if adopt {
+			return "?adopt=true"
+		}
+		return ""
+	})
+	retry.Flags().BoolVar(&adopt, "adopt", false, "send it with the credential that there is now, though another was there when it was accepted")
+	queue.AddCommand(ls,
+		one("show", "Show a queued push", "GET", "", none), retry,
+		one("drop", "Forget a queued push: the upstream will not get it", "DELETE", "", none))
+	return queue
+}
+
+func listJobs(out io.Writer, jobs []jobView) error {
+	if len(jobs) == 0 {
+		_, err := fmt.Fprintln(out, "nothing is queued")
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "JOB\tSTATE\tAGE\tTRIES\tIMAGE\tREASON")
+	for _, j := range jobs {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", j.ID, j.State, time.Since(j.Created).Round(time.Second), j.Attempts, j.image(), printable(j.Error))
+	}
+	return table.Flush()
+}
+
+// image is how people write what the job pushes.
+func (j jobView) image() string {
+	if len(j.Tags) > 0 {
+		return j.Repository + ":" + strings.Join(j.Tags, ",")
+	}
+	return j.Repository + "@" + j.Digest
+}
+
+func showJob(out io.Writer, j jobView) error {
+	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, row := range [][2]string{
+		{"job", j.ID}, {"state", j.State}, {"image", j.image()}, {"digest", j.Digest}, {"superseded", strings.Join(j.Superseded, ", ")},
+		{"credential", j.Credential}, {"accepted", j.Created.Local().Format(time.RFC3339)}, {"tries", fmt.Sprint(j.Attempts)}, {"reason", printable(j.Error)},
+	} {
+		if row[1] != "" {
+			fmt.Fprintf(table, "%s\t%s\n", row[0], row[1])
+		}
+	}
+	return table.Flush()
+}
+
+// printable keeps what an upstream said from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}

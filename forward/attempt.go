@@ -1,0 +1,64 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+
+	"pushproxy/metadata"
+	"pushproxy/oci"
+)
+
+// attempt pushes a job once, with the credential that there is now, if that is
+// the same identity.
+func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string) error {
+	t, err := q.Target(ctx, j.Principal, j.Repo.Host)
+	if err != nil {
+		return strangers{err}
+	}
+	owner, err := t.Owner(ctx, j.Repo)
+	if err != nil {
+		return strangers{fmt.Errorf("the credential for %s cannot be had: %w", j.Repo, err)}
+	}
+	if owner != j.Owner {
+		return strangers{oci.ErrDenied.With("the credential for %s is not the one that this push was accepted with (%s); bring that back, or let the present one push it: pushproxy queue retry --adopt %s",
+			j.Repo, j.Credential, j.ID)}
+	}
+	stored, ok, err := q.Forward.meta.Manifest(ctx, j.Repo, j.Digest)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return errLost{oci.ErrManifestInvalid.With("the manifest %s of %s was damaged in the proxy's store: push it again", j.Digest, j.Repo)}
+	}
+	m, err := oci.ParseManifest(stored.MediaType, stored.Raw)
+	if err != nil {
+		return errLost{err}
+	}
+	job := Job{Target: t, Repo: j.Repo, Manifest: m, Digest: j.Digest}
+	if len(tags) > 0 {
+		job.Tag, job.Tags = tags[0], tags[1:]
+	}
+	_, err = q.Forward.Push(ctx, job)
+	return err
+}
+
+// strangers is the error of a job whose credential is not there.
+type strangers struct{ error }
+
+func (s strangers) Unwrap() error { return s.error }
+
+// errLost is the error of a job that no retry can help.
+type errLost struct{ error }
+
+func (e errLost) Unwrap() error { return e.error }
+
+// Push carries out a job in the caller's goroutine, until ctx ends.
+func (f *Forwarder) Push(ctx context.Context, job Job) (Result, error) {
+	if err := f.begin(); err != nil {
+		return Result{}, err
+	}
+	defer f.running.Done()
+	ctx, cancel := f.within(ctx)
+	defer cancel(nil)
+	return f.push(ctx, job, 0)
+}

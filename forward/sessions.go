@@ -1,0 +1,134 @@
+package forward
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"time"
+
+	"pushproxy/blobcache"
+	"pushproxy/metadata"
+	"pushproxy/oci"
+	"pushproxy/upstream"
+)
+
+const (
+	// keptFor is how long an upload that broke off is worth going on with:
+	// upstreams keep it for hours at least.
+	keptFor = time.Hour
+	// lastingSize is the least size, in bytes, of a blob whose upload is gone on
+	// with after a restart too: below, the blob is cheaper than the record.
+	lastingSize = 16 << 20
+)
+
+// sessions are uploads that broke off, for the next attempt to go on with.
+type sessions struct {
+	mu   sync.Mutex
+	kept map[sessionKey]keptSession
+}
+
+type sessionKey struct {
+	owner metadata.Owner
+	blobKey
+}
+
+type keptSession struct {
+	upload *upstream.Upload
+	until  time.Time
+}
+
+func (s *sessions) put(key sessionKey, u *upstream.Upload) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for k, old := range s.kept {
+		if now.After(old.until) {
+			delete(s.kept, k)
+		}
+	}
+	if s.kept == nil {
+		s.kept = map[sessionKey]keptSession{}
+	}
+	s.kept[key] = keptSession{u, now.Add(keptFor)}
+}
+
+func (s *sessions) take(key sessionKey) *upstream.Upload {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok := s.kept[key]
+	delete(s.kept, key)
+	if !ok || time.Now().After(k.until) {
+		return nil
+	}
+	return k.upload
+}
+
+func (b *blob) sessionKey() sessionKey { return sessionKey{b.owner, blobKey{b.repo, b.Digest}} }
+
+// resume returns an upload of the blob that broke off, of this process or an
+// earlier one; nil: there is none.
+func (b *blob) resume(ctx context.Context) *upstream.Upload {
+	if u := b.f.sessions.take(b.sessionKey()); u != nil || b.f.Seal == nil || b.Size < lastingSize {
+		return u
+	}
+	s, ok, err := b.f.meta.Session(ctx, b.owner, b.repo, b.Digest)
+	if err != nil || !ok || time.Since(s.When) > keptFor {
+		return nil
+	}
+	token, err := unseal(b.f.Seal, s.Sealed, b.sealedFor())
+	if err != nil {
+		return nil
+	}
+	u, err := b.t.Client.Reopen(b.repo, b.Digest, string(token))
+	if err != nil {
+		return nil
+	}
+	return u
+}
+
+// begun remembers the session before it is used, where that pays.
+func (b *blob) begun(ctx context.Context) {
+	if b.f.Seal == nil || b.Size < lastingSize {
+		return
+	}
+	// What is not remembered costs bytes after a restart, nothing else.
+	_ = b.f.meta.SetSession(ctx, b.owner, b.repo, b.Digest, seal(b.f.Seal, []byte(b.session.Token()), b.sealedFor()))
+}
+
+// ended decides what becomes of the session after an upload: one that broke off
+// is kept for the next attempt.
+func (b *blob) ended(ctx context.Context, err error) {
+	broke := err != nil && (ctx.Err() == nil && oci.AsError(err).Status/100 == 5 || errors.Is(context.Cause(ctx), ErrClosed))
+	broke = broke && !errors.Is(err, blobcache.ErrDamaged) && !errors.Is(err, blobcache.ErrUnknown) && !errors.Is(err, blobcache.ErrEnded)
+	switch {
+	case broke && b.session.Token() != "":
+		b.f.sessions.put(b.sessionKey(), b.session)
+		b.session = nil
+	case b.f.Seal != nil && b.Size >= lastingSize:
+		_ = b.f.meta.DropSession(context.WithoutCancel(ctx), b.owner, b.repo, b.Digest)
+	}
+}
+
+// sealedFor binds what is sealed to its blob.
+func (b *blob) sealedFor() []byte {
+	return []byte(b.owner.String() + " " + b.repo.String() + " " + b.Digest.String())
+}
+
+func seal(aead cipher.AEAD, text, about []byte) []byte {
+	nonce := make([]byte, aead.NonceSize())
+	// It never fails (crypto/rand).
+	_, _ = rand.Read(nonce)
+	return aead.Seal(nonce, nonce, text, about)
+}
+
+var errSealed = errors.New("forward: not sealed by this installation")
+
+func unseal(aead cipher.AEAD, sealed, about []byte) ([]byte, error) {
+	n := aead.NonceSize()
+	if len(sealed) < n {
+		return nil, errSealed
+	}
+	return aead.Open(nil, sealed[:n], sealed[n:], about)
+}

@@ -1,0 +1,297 @@
+// Package torture breaks a running pushproxy in every way that can be thought of,
+// and checks each push that it acknowledged against a model of the upstream. The
+// counts are flags: few by default, for every run of the tests; many for
+// make torture.
+package torture
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Model is an upstream that does right by default and remembers everything.
+type Model struct {
+	// Fault decides about each request: what it returns is done instead of the
+	// right thing. Nil or 0: nothing.
+	Fault func(r *http.Request) Fault
+
+	mu        sync.Mutex
+	blobs     map[string][]byte   // repository@digest
+	manifests map[string][]byte   // repository@digest
+	tags      map[string]string   // repository:tag
+	history   map[string][]string // repository:tag → digests, as they were written
+	sessions  map[string][]byte
+	next      int
+	received  int64 // bytes of blobs
+}
+
+// Fault is what a request meets.
+type Fault int
+
+// The faults. Those above 99 are the status of the answer.
+const (
+	None     Fault = iota
+	Reset          // the connection is cut at once
+	Cut            // … at a random byte of the body
+	Lost           // … after all was done
+	Lie            // another digest is said to have been stored, and nothing is
+	StoreNot       // 201, and nothing is stored
+)
+
+// NewModel returns an empty upstream.
+func NewModel() *Model {
+	return &Model{blobs: map[string][]byte{}, manifests: map[string][]byte{}, tags: map[string]string{}, history: map[string][]string{}, sessions: map[string][]byte{}}
+}
+
+var (
+	uploadsExp  = regexp.MustCompile(`^/v2/(.+)/blobs/uploads/([^/]*)$`)
+	blobExp     = regexp.MustCompile(`^/v2/(.+)/blobs/([^/]+)$`)
+	manifestExp = regexp.MustCompile(`^/v2/(.+)/manifests/([^/]+)$`)
+)
+
+// digestOf returns the sha256 digest of bytes.
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// ServeHTTP implements http.Handler.
+func (m *Model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	fault := None
+	if m.Fault != nil {
+		fault = m.Fault(r)
+	}
+	switch {
+	case fault == Reset:
+		panic(http.ErrAbortHandler)
+	case fault > 99:
+		if fault == 429 || fault == 503 {
+			w.Header().Set("Retry-After", "1")
+		}
+		fail(w, int(fault), "UNKNOWN")
+		return
+	case fault == Lost:
+		defer panic(http.ErrAbortHandler)
+	}
+	if r.URL.Path == "/v2/" {
+		return
+	}
+	if x := uploadsExp.FindStringSubmatch(r.URL.Path); x != nil {
+		m.upload(w, r, x[1], x[2], fault)
+	} else if x := blobExp.FindStringSubmatch(r.URL.Path); x != nil {
+		m.mu.Lock()
+		b, ok := m.blobs[x[1]+"@"+x[2]]
+		m.mu.Unlock()
+		serve(w, r, b, ok, x[2], "application/octet-stream", "BLOB_UNKNOWN")
+	} else if x := manifestExp.FindStringSubmatch(r.URL.Path); x != nil {
+		m.manifest(w, r, x[1], x[2], fault)
+	} else {
+		fail(w, http.StatusNotFound, "UNSUPPORTED")
+	}
+}
+
+func fail(w http.ResponseWriter, status int, code string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":"model"}]}`, code)
+}
+
+func serve(w http.ResponseWriter, r *http.Request, b []byte, ok bool, digest, mediaType, code string) {
+	if !ok {
+		fail(w, http.StatusNotFound, code)
+		return
+	}
+	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Docker-Content-Digest", digest)
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	if r.Method == http.MethodGet {
+		_, _ = w.Write(b)
+	}
+}
+
+func (m *Model) upload(w http.ResponseWriter, r *http.Request, repo, id string, fault Fault) {
+	if r.Method == http.MethodPost {
+		m.mu.Lock()
+		m.next++
+		id = strconv.Itoa(m.next)
+		m.sessions[id] = nil
+		m.mu.Unlock()
+		m.at(w, repo, id, http.StatusAccepted)
+		return
+	}
+	m.mu.Lock()
+	have, ok := m.sessions[id]
+	m.mu.Unlock()
+	if !ok {
+		fail(w, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+		return
+	}
+	switch r.Method {
+	case http.MethodGet:
+		m.at(w, repo, id, http.StatusNoContent)
+		return
+	case http.MethodDelete:
+		m.end(id)
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	if from, _, ranged := strings.Cut(r.Header.Get("Content-Range"), "-"); ranged && from != strconv.Itoa(len(have)) {
+		fail(w, http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID")
+		return
+	}
+	if !m.receive(r, id, fault) {
+		panic(http.ErrAbortHandler)
+	}
+	if r.Method == http.MethodPatch {
+		m.at(w, repo, id, http.StatusAccepted)
+		return
+	}
+	m.mu.Lock()
+	data, want := m.sessions[id], r.URL.Query().Get("digest")
+	right := digestOf(data) == want
+	if right && fault != Lie && fault != StoreNot {
+		m.blobs[repo+"@"+want] = data
+	}
+	m.mu.Unlock()
+	m.end(id)
+	said := want
+	if fault == Lie {
+		said = digestOf([]byte("a lie"))
+	}
+	if !right {
+		fail(w, http.StatusBadRequest, "DIGEST_INVALID")
+		return
+	}
+	w.Header().Set("Docker-Content-Digest", said)
+	w.Header().Set("Location", "/v2/"+repo+"/blobs/"+want)
+	w.WriteHeader(http.StatusCreated)
+}
+
+// receive appends a body to a session, as much as comes of it.
+func (m *Model) receive(r *http.Request, id string, fault Fault) bool {
+	body := io.Reader(r.Body)
+	if fault == Cut && r.ContentLength > 0 {
+		body = io.LimitReader(body, rand.Int64N(r.ContentLength))
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := body.Read(buf)
+		m.mu.Lock()
+		m.sessions[id] = append(m.sessions[id], buf[:n]...)
+		m.received += int64(n)
+		m.mu.Unlock()
+		if err != nil {
+			return err == io.EOF && fault != Cut
+		}
+	}
+}
+
+func (m *Model) end(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.sessions, id)
+}
+
+func (m *Model) at(w http.ResponseWriter, repo, id string, status int) {
+	m.mu.Lock()
+	n := len(m.sessions[id])
+	m.mu.Unlock()
+	w.Header().Set("Location", "/v2/"+repo+"/blobs/uploads/"+id)
+	w.Header().Set("Range", "0-"+strconv.Itoa(max(0, n-1)))
+	w.WriteHeader(status)
+}
+
+func (m *Model) manifest(w http.ResponseWriter, r *http.Request, repo, reference string, fault Fault) {
+	if r.Method != http.MethodPut {
+		m.mu.Lock()
+		d := reference
+		if tagged, ok := m.tags[repo+":"+reference]; ok {
+			d = tagged
+		}
+		raw, ok := m.manifests[repo+"@"+d]
+		m.mu.Unlock()
+		serve(w, r, raw, ok, d, mediaType, "MANIFEST_UNKNOWN")
+		return
+	}
+	raw, err := io.ReadAll(r.Body)
+	if err != nil || fault == Cut {
+		panic(http.ErrAbortHandler)
+	}
+	d := digestOf(raw)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range blobsOf(raw) {
+		if _, ok := m.blobs[repo+"@"+b]; !ok {
+			fail(w, http.StatusNotFound, "MANIFEST_BLOB_UNKNOWN")
+			return
+		}
+	}
+	m.manifests[repo+"@"+d] = raw
+	if !strings.Contains(reference, ":") {
+		m.tags[repo+":"+reference] = d
+		m.history[repo+":"+reference] = append(m.history[repo+":"+reference], d)
+	}
+	w.Header().Set("Docker-Content-Digest", d)
+	w.WriteHeader(http.StatusCreated)
+}
+
+// blobsOf lists what an image's manifest names.
+func blobsOf(raw []byte) []string {
+	var doc struct {
+		Config struct{ Digest string }
+		Layers []struct{ Digest string }
+	}
+	if json.Unmarshal(raw, &doc) != nil {
+		return nil
+	}
+	list := []string{doc.Config.Digest}
+	for _, l := range doc.Layers {
+		list = append(list, l.Digest)
+	}
+	return list
+}
+
+// Holds returns what the upstream lacks of a manifest and all that it names; ""
+// when that is nothing.
+func (m *Model) Holds(repo, digest string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	raw, ok := m.manifests[repo+"@"+digest]
+	if !ok {
+		return "manifest " + digest
+	}
+	for _, b := range blobsOf(raw) {
+		if content, ok := m.blobs[repo+"@"+b]; !ok || digestOf(content) != b {
+			return "blob " + b
+		}
+	}
+	return ""
+}
+
+// Tag returns what a tag means now, and all that was written to it, in order.
+func (m *Model) Tag(repo, tag string) (digest string, history []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tags[repo+":"+tag], slices.Clone(m.history[repo+":"+tag])
+}
+
+// Received returns how many bytes of blobs came in all, and how many are kept.
+func (m *Model) Received() (all, kept int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for b := range maps.Values(m.blobs) {
+		kept += int64(len(b))
+	}
+	return m.received, kept
+}

@@ -1,0 +1,201 @@
+package torture
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pushproxy/tests/parts"
+)
+
+var (
+	kills   = flag.Int("kills", 4, "how often the program is killed")
+	cuts    = flag.Int("cuts", 1, "how often the power is cut")
+	fills   = flag.Int("fills", 1, "how often the disk is filled")
+	flips   = flag.Int("flips", 10, "how many bytes are flipped")
+	outages = flag.Int("outages", 2, "how often the upstream goes away")
+	pushes  = flag.Int("pushes", 100, "how many pushes the leak check makes")
+	gib     = flag.Int("gib", 0, "how many GiB are cached when the program is killed and started again")
+	storage = flag.String("storage", "badger", "where the program keeps blobs: badger or files")
+	seed    = flag.Uint64("seed", 0, "of everything that is left to chance; 0: another each time")
+)
+
+// program is pushproxy as it is released.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "pushproxy-torture-")
+	if err != nil {
+		return "", err
+	}
+	return parts.BuildPushproxy(context.Background(), dir, false)
+})
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	code := m.Run()
+	if path, err := program(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// rig is a pushproxy that is to be broken, with its clients and its upstream.
+type rig struct {
+	t       *testing.T
+	program string
+	dir     string // of the configuration
+	data    string
+	file    string
+	port    int
+	env     []string
+	model   *Model
+	clients []*Client
+	running *parts.Pushproxy
+	slowest time.Duration // until it answered, of all starts
+}
+
+// newRig prepares a rig whose data is in data; empty: beside its configuration.
+func newRig(t *testing.T, data string, clients, big int) *rig {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Skipf("no pushproxy: %v", err)
+	}
+	port, err := parts.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("seed %d", *seed)
+	r := &rig{t: t, program: path, dir: t.TempDir(), data: data, port: port, model: NewModel()}
+	if data == "" {
+		r.data = filepath.Join(r.dir, "data")
+	}
+	r.file = filepath.Join(r.dir, "pushproxy.yaml")
+	r.env = []string{"HOME=" + r.dir, "PATH=" + os.Getenv("PATH")}
+	server := httptest.NewServer(r.model)
+	server.Config.ErrorLog = nil
+	t.Cleanup(server.Close)
+	config := parts.Config{Listen: []string{fmt.Sprintf("127.0.0.1:%d", port)}, DataDir: r.data, Storage: *storage, Upstreams: []parts.Upstream{{Host: "registry.test", URL: server.URL}}}
+	if err := config.Write(r.file); err != nil {
+		t.Fatal(err)
+	}
+	for i := range clients {
+		r.clients = append(r.clients, &Client{
+			URL: fmt.Sprintf("http://127.0.0.1:%d", port), Host: "registry.test", Model: r.model, Repo: fmt.Sprintf("acme/app%d", i), Tags: []string{"a", "b"}, Big: big,
+			HTTP: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 4}}, Random: rand.New(rand.NewPCG(*seed, uint64(i))),
+		})
+	}
+	t.Cleanup(func() {
+		if r.running != nil {
+			r.running.Stop()
+		}
+	})
+	return r
+}
+
+// start runs the program until it answers.
+func (r *rig) start() {
+	r.t.Helper()
+	began := time.Now()
+	p, err := parts.StartPushproxy(r.t.Context(), r.program, r.file, r.port, r.env)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.slowest = max(r.slowest, time.Since(began))
+	r.running = p
+}
+
+// healthy fails the test where the program crashed by itself.
+func (r *rig) healthy() {
+	r.t.Helper()
+	if log := r.running.Output(); strings.Contains(log, "panic:") || strings.Contains(log, "fatal error:") || strings.Contains(log, "SIGBUS") {
+		at := max(strings.Index(log, "panic:"), strings.Index(log, "fatal error:"), strings.Index(log, "SIGBUS"), 300)
+		r.t.Fatalf("pushproxy crashed:\n%s", log[at-300:min(at+4000, len(log))])
+	}
+	select {
+	case <-r.running.Done():
+		log := r.running.Output()
+		r.t.Fatalf("pushproxy ended by itself:\n%s", log[max(0, len(log)-4000):])
+	default:
+	}
+}
+
+// load has all clients push until the returned function is called.
+func (r *rig) load(asyncShare float64) (stop func()) {
+	end := make(chan struct{})
+	var running sync.WaitGroup
+	for _, c := range r.clients {
+		running.Go(func() { c.Run(end, asyncShare) })
+	}
+	return func() {
+		close(end)
+		running.Wait()
+	}
+}
+
+type job struct {
+	ID, State, Error string
+	Attempts         int
+}
+
+// queue lists the jobs that the running program has.
+func (r *rig) queue() []job {
+	r.t.Helper()
+	cmd := exec.Command(r.program, "queue", "ls", "--json", "--config", r.file)
+	cmd.Env = r.env
+	out, err := cmd.Output()
+	if err != nil {
+		r.t.Fatalf("queue ls: %v", err)
+	}
+	var jobs []job
+	if err := json.Unmarshal(out, &jobs); err != nil {
+		r.t.Fatal(err)
+	}
+	return jobs
+}
+
+// drained waits until nothing is queued, and returns how long that took.
+func (r *rig) drained(most time.Duration) time.Duration {
+	r.t.Helper()
+	began := time.Now()
+	for {
+		jobs := r.queue()
+		if len(jobs) == 0 {
+			return time.Since(began)
+		}
+		if time.Since(began) > most {
+			r.t.Fatalf("after %s %d jobs are left, the first: %+v", most, len(jobs), jobs[0])
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
+// verdict checks every acknowledged push.
+func (r *rig) verdict() (acked int) {
+	r.t.Helper()
+	for _, c := range r.clients {
+		n, wrong := c.Check()
+		acked += n
+		for i, w := range wrong {
+			if i == 5 {
+				r.t.Errorf("and %d more", len(wrong)-i)
+				break
+			}
+			r.t.Error(w)
+		}
+	}
+	return acked
+}

@@ -1,0 +1,80 @@
+package upstream
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/oci"
+	"pushproxy/upstream/upstreamtest"
+)
+
+func TestUploadsTogetherKeepToTheRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reg := &upstreamtest.Registry{}
+		c := &Client{Host: "a.test", URLs: []*url.URL{{Scheme: "https", Host: "a.test"}},
+			HTTP: &http.Client{Transport: Throttle{Base: reg.Transport(), Rate: &Rate{PerSecond: 1 << 20}}}}
+		repo := oci.Repo{Host: "a.test", Name: "x"}
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				blob := bytes.Repeat([]byte{byte(i)}, 5<<20)
+				u, _, err := c.StartUpload(t.Context(), repo, digest.FromBytes(blob), "")
+				if err == nil {
+					err = u.Send(t.Context(), int64(len(blob)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(blob)), nil })
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took < 19*time.Second || took > 21*time.Second {
+			t.Errorf("20 MiB at 1 MiB/s took %s", took)
+		}
+	})
+}
+
+func TestChunksAndBodiesAreAsTheConfigurationSays(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		maxBody, chunkSize int64
+		requests           []string
+	}{
+		"a body that is too large goes in chunks": {1 << 20, 0, []string{"POST", "PATCH", "PATCH", "PATCH", "PUT"}},
+		"chunks of their size":                    {1 << 20, 500 << 10, []string{"POST", "PATCH", "PATCH", "PATCH", "PATCH", "PATCH", "PATCH", "PUT"}},
+		"a body that is not":                      {100 << 20, 1 << 20, []string{"POST", "PUT"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := &upstreamtest.Registry{MaxBody: c.maxBody}
+			client := &Client{Host: "a.test", URLs: []*url.URL{{Scheme: "https", Host: "a.test"}}, HTTP: &http.Client{Transport: reg.Transport()}, MaxBody: c.maxBody, ChunkSize: c.chunkSize}
+			blob := bytes.Repeat([]byte("x"), 5<<19)
+			u, _, err := client.StartUpload(t.Context(), oci.Repo{Host: "a.test", Name: "x"}, digest.FromBytes(blob), "")
+			if err == nil {
+				err = u.Send(t.Context(), int64(len(blob)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(blob)), nil })
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			log := reg.Log()
+			if len(log) != len(c.requests) {
+				t.Fatalf("the upstream saw %v", reg.Requests())
+			}
+			for i, want := range c.requests {
+				if log[i].Method != want {
+					t.Errorf("request %d is %s, want %s", i, log[i].Method, want)
+				}
+			}
+		})
+	}
+}
