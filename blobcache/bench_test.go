@@ -177,3 +177,54 @@ func BenchmarkStat(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkIngestFollowed is the ingest of 64 MiB that somebody reads as it
+// comes.
+func BenchmarkIngestFollowed(b *testing.B) {
+	for kind, open := range benchStores {
+		b.Run(kind, func(b *testing.B) {
+			s := open(b)
+			c := blobcache.New(s, s)
+			b.SetBytes(64 << 20)
+			b.ReportAllocs()
+			var all []body
+			for i := range b.N {
+				all = append(all, numbered(64<<20, i))
+			}
+			began := cpuTime()
+			b.ResetTimer()
+			for i := range b.N {
+				follow(b, c, all[i], i)
+			}
+			b.StopTimer()
+			b.ReportMetric(float64((cpuTime()-began)/time.Microsecond)/1000/float64(b.N), "cpu-ms/op")
+		})
+	}
+}
+
+func follow(b *testing.B, c *blobcache.Cache, p body, i int) {
+	u, err := c.Begin(b.Context(), "", "owner")
+	if err != nil {
+		b.Fatal(err)
+	}
+	f, err := c.Follow(b.Context(), u.ID())
+	if err != nil {
+		b.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if n, err := io.Copy(struct{ io.Writer }{io.Discard}, f); err != nil || n != int64(len(p.p)) {
+			b.Errorf("followed %d bytes, %v", n, err)
+		}
+		_ = f.Close()
+	})
+	var head [8]byte
+	binary.BigEndian.PutUint64(head[:], uint64(i))
+	if _, err := io.Copy(u, struct{ io.Reader }{io.MultiReader(bytes.NewReader(head[:]), bytes.NewReader(p.p[8:]))}); err != nil {
+		b.Fatal(err)
+	}
+	if err := u.Commit(b.Context(), p.d); err != nil {
+		b.Fatal(err)
+	}
+	wg.Wait()
+}

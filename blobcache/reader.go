@@ -116,9 +116,7 @@ func (b *Blob) Close() error {
 	b.buf, b.chunk = nil, nil
 	b.c.mu.Lock()
 	defer b.c.mu.Unlock()
-	if b.c.open[b.record.Upload]--; b.c.open[b.record.Upload] == 0 {
-		delete(b.c.open, b.record.Upload)
-	}
+	b.c.unopen(b.record.Upload)
 	return nil
 }
 

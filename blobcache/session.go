@@ -113,7 +113,7 @@ func (u *Upload) rewind(ctx context.Context, offset int64, state []byte) error {
 		tail, clean = p[:rest], len(p) == rest
 	}
 	u.c.recycle(u.tail)
-	u.c.tell(u.id, func(l *live) { l.back(offset) })
+	u.c.rewound(u.id, offset)
 	u.hash, u.offset, u.tail, u.clean = hash, offset, tail, clean
 	return nil
 }

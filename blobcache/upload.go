@@ -246,9 +246,8 @@ func (u *Upload) flush() error {
 	u.tail, u.flight = nil, flight
 	go func() {
 		err := u.c.bodies.PutChunk(u.ctx, u.id, n, seal(chunkName(u.id, n), full))
-		u.c.recycle(full)
 		if err == nil {
-			u.c.tell(u.id, func(l *live) { l.stored = int64(n+1) * ChunkSize })
+			u.c.stored(u.id, n, full)
 		}
 		if err == nil && record != nil {
 			err = u.save(u.ctx, *record, 0, nil)

@@ -14,7 +14,7 @@ import (
 type Upstream struct {
 	Host    string   // canonical host, in lower case
 	Aliases []string // first path components that mean it
-	Prefix  string   // put before every repository name, without slashes at its ends
+	Prefix  string   // put before names by alias or default, without slashes at its ends
 }
 
 // Routes chooses the upstream repository of a request. Allowed are the
@@ -47,13 +47,18 @@ func (s *Routes) Route(ctx context.Context, namespace, name string) (oci.Repo, e
 	}
 	for _, u := range s.Upstreams {
 		if rest != "" && slices.Contains(u.Aliases, first) {
-			return u.repo(rest)
+			return u.short(rest)
 		}
 	}
 	if rest != "" && isHost(first) {
 		return s.byHost(ctx, first, rest)
 	}
 	if s.Default != "" {
+		for _, u := range s.Upstreams {
+			if u.Host == canonical(s.Default) {
+				return u.short(name)
+			}
+		}
 		return s.byHost(ctx, s.Default, name)
 	}
 	return oci.Repo{}, s.unknown(ctx, "the repository name "+name+" does not begin with a registry")
@@ -108,10 +113,17 @@ func (s *Routes) unknown(ctx context.Context, why string) error {
 	return oci.ErrNameUnknown.With("%s; push to <registry>/<repository>, where the registries known here are: %s", why, list)
 }
 
-func (u Upstream) repo(name string) (oci.Repo, error) {
+// short is the repository of a name that is written for pushproxy, without the
+// registry's own: the prefix belongs to it. Who writes the registry's name means
+// the repository that it has there.
+func (u Upstream) short(name string) (oci.Repo, error) {
 	if u.Prefix != "" {
 		name = u.Prefix + "/" + name
 	}
+	return u.repo(name)
+}
+
+func (u Upstream) repo(name string) (oci.Repo, error) {
 	if u.Host == hubName && !strings.Contains(name, "/") {
 		name = hubLibrary + name
 	}

@@ -32,6 +32,7 @@ func TestCache(t *testing.T, open func(t *testing.T) Store) {
 		"damaged chunks are never served and become a miss":          damagedChunks,
 		"damaged records become a miss":                              damagedRecords,
 		"a store that fails at any call leaves nothing half visible": failsAnywhere,
+		"followers read an upload as it was written":                 followed,
 		"sweep drops what nothing refers to and nothing else":        sweeps,
 		"sweep spares a removed blob while somebody reads it":        sweepBesideReader,
 	} {

@@ -1,7 +1,10 @@
 package blobcachetest
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -124,6 +127,43 @@ func oneHolder(t *testing.T, s Store) {
 	if _, err := c.Begin(t.Context(), "md5", ""); err == nil {
 		t.Error("Begin took md5")
 	}
+}
+
+// followed reads an upload from the start right behind its writer, from the
+// middle, and when it is done, across two requests.
+func followed(t *testing.T, s Store) {
+	c := blobcache.New(s, s)
+	p := Bytes(1, 9*mib+12345)
+	u := begin(t, c, "")
+	var wg sync.WaitGroup
+	late := make(chan struct{})
+	for i, from := range []int{0, 0, 4*mib + 5, 0} {
+		f, err := c.Follow(t.Context(), u.ID())
+		must(t, "Follow", err)
+		wg.Go(func() {
+			defer f.Close()
+			if i == 3 {
+				<-late
+			}
+			if _, err := f.Seek(int64(from), io.SeekStart); err != nil {
+				t.Error(err)
+			}
+			if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, p[from:]) {
+				t.Errorf("follower %d: %d bytes from %d, %v", i, len(got), from, err)
+			}
+		})
+	}
+	for at := 0; at < len(p); at += 300_000 {
+		write(t, u, p[at:min(at+300_000, len(p))])
+		if at == 15*300_000 {
+			must(t, "Checkpoint", u.Checkpoint(t.Context()))
+			u.Release()
+			u = resume(t, c, u.ID())
+		}
+	}
+	must(t, "Commit", u.Commit(t.Context(), digest.FromBytes(p)))
+	close(late)
+	wg.Wait()
 }
 
 // begun returns the id of a session that nobody holds.

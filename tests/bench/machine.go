@@ -28,6 +28,21 @@ func (b *bench) facts(ctx context.Context) []report.Fact {
 	}
 }
 
+// doubts says why the numbers may be worth less than they look.
+func (b *bench) doubts() {
+	if b.rounds < 5 {
+		b.remark("rounds: %d; the targets are for medians of at least 5", b.rounds)
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return
+	}
+	var now float64
+	if _, err := fmt.Sscan(string(load), &now); err == nil && now > 1 {
+		b.remark("busy machine: its load was %.1f before the first round; run it again on a quiet one", now)
+	}
+}
+
 // version is what pushproxy says of itself, and the commit that it was built from.
 func (b *bench) version(ctx context.Context) string {
 	version := says(ctx, b.program, "version")

@@ -120,6 +120,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	started := b.facts(ctx)
+	b.doubts()
 	b.measure(ctx, rows)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -68,7 +68,7 @@ func ingestRows(o options) []row {
 	first := o.storages()[0]
 	against("ingest-2000", fmt.Sprintf("ingest %d×16 KiB, 8 at a time, %s", o.size(2000), first), "blobs/s", "ingest 2000", first, 4, 6, rate)
 	rows = append(rows, row{key: "head", name: "HEAD, 8 at a time, " + first, unit: "req/s", step: "head", base: "uncached distribution", ours: first, more: true, a: 3.5, b: 4.5, value: rate})
-	against("head-cached", "the same, its cache on", "req/s", "head", first, 0, 0, rate)
+	against("head-cached", "HEAD, against the registry's own cache, "+first, "req/s", "head", first, 0, 0, rate)
 	against("pull", "pull 16×"+o.named("64 MiB")+", 4 at a time, "+first, "MB/s", "pull", first, 1.5, 2, speed)
 	return rows
 }

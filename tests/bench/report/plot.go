@@ -18,12 +18,12 @@ const (
 	rowHeight  = 26
 )
 
-// SVG writes a bar for every compared row: how many times better than the base, on a logarithmic axis. Small lines across
+// SVG writes a bar for every row that compares times or speeds: how many times better than the base, on a logarithmic axis. Small lines across
 // a bar mark A and B.
 func (r Report) SVG(w io.Writer) error {
 	var rows []Row
 	for _, row := range r.Rows {
-		if g := row.Gain(); !math.IsNaN(g) && !math.IsInf(g, 0) && g > 0 {
+		if g := row.Gain(); row.Unit != "MiB" && !math.IsNaN(g) && !math.IsInf(g, 0) && g > 0 {
 			rows = append(rows, row)
 		}
 	}

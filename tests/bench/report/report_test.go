@@ -36,6 +36,8 @@ func sample() Report {
 				Base: Series{Name: "direct", Values: []float64{0.66, 0.64}}, Ours: Series{Name: "pushproxy", Values: []float64{0.0771}, Failed: 1}},
 			{Key: "crane", Name: "first push, crane", Unit: "s", A: 1, B: 0.9,
 				Base: Series{Name: "direct", Values: []float64{4}}, Ours: Series{Name: "pushproxy", Values: []float64{4.01}}},
+			{Key: "stall", Name: "memory in a stall", Unit: "MiB", A: 1.25,
+				Base: Series{Name: "steady", Values: []float64{45}}, Ours: Series{Name: "pushproxy", Values: []float64{46}}},
 			{Key: "head", Name: "HEAD", Unit: "req/s", More: true, A: 3.5, B: 4.5,
 				Base: Series{Name: "distribution", Values: []float64{2598}}, Ours: Series{Name: "pushproxy", Failed: 2}},
 		},

@@ -78,7 +78,7 @@ func (r Report) Markdown(w io.Writer) error {
 	}
 	b.WriteString(legend)
 	if len(r.Remarks) > 0 {
-		b.WriteString("\n## Left out and failed\n\n")
+		b.WriteString("\n## Doubts, what was left out, what failed\n\n")
 	}
 	for _, s := range r.Remarks {
 		b.WriteString("- " + strings.ReplaceAll(s, "\n", " ") + "\n")
