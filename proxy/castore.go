@@ -34,7 +34,7 @@ func (ca *CA) store(root, below []byte, key *ecdsa.PrivateKey) error {
 		mode       os.FileMode
 	}{{rootFile, "CERTIFICATE", root, 0o444}, {chainFile, "CERTIFICATE", below, 0o444}, {keyFile, "PRIVATE KEY", keyDER, 0o400}} {
 		text := pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der})
-		if err := os.WriteFile(filepath.Join(temp, f.name), text, f.mode); err != nil {
+		if err := writeSynced(filepath.Join(temp, f.name), text, f.mode); err != nil {
 			return err
 		}
 	}
@@ -59,6 +59,17 @@ func (ca *CA) store(root, below []byte, key *ecdsa.PrivateKey) error {
 	return errors.New("other processes keep adding to it")
 }
 
+// writeSynced writes a file that is on the disk before it is renamed into place: an
+// empty one after a power cut would keep the program from starting.
+func writeSynced(name string, content []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 // bundle writes the roots of all issuers into one file.
 func (ca *CA) bundle() error {
 	numbers, err := issuerNumbers(ca.dir)
@@ -74,7 +85,7 @@ func (ca *CA) bundle() error {
 		all = append(all, text...)
 	}
 	temp := filepath.Join(ca.dir, bundleFile+".new")
-	if err := os.WriteFile(temp, all, 0o644); err != nil {
+	if err := writeSynced(temp, all, 0o644); err != nil {
 		return err
 	}
 	return os.Rename(temp, ca.Bundle())
