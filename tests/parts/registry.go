@@ -36,6 +36,9 @@ type Token struct {
 // User is an account of a registry started with Htpasswd.
 type User struct{ Name, Password, hash string }
 
+// Hash is the bcrypt hash of the password.
+func (u User) Hash() string { return u.hash }
+
 // Alice is the first account of a registry with passwords.
 func Alice() User {
 	return User{"alice", "alice's word", "$2y$04$8CohbQUCeFKic9evE/hFHOgx1rS5O8AlEQHf7PikXIuYZbn1EjPF2"}

@@ -1,0 +1,100 @@
+package tests
+
+import (
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pushproxy/tests/parts"
+)
+
+// The other ways to say who calls.
+
+func TestWithPassthroughTheClientsLoginGoesUpstream(t *testing.T) {
+	t.Parallel()
+	pushproxyProgram(t, buildRace)
+	reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
+	rec := startRecorder(t, reg.URL, nil)
+	r := startRig(t, rec.URL, func(r *rig) { r.config.Auth = "passthrough" })
+	r.api().want(t, http.StatusUnauthorized, "GET", "/v2/", nil)
+	bob := api{url: r.URL, user: parts.Bob()}
+	digest := pushSmall(t, bob, upstreamName+"/bob/app")
+	wantEqual(t, "the upstream's digest", upstreamAPI(reg).pull(t, "bob/app", "1"), digest)
+	for _, q := range rec.reset() {
+		if q.Authorized && q.User != "bob" {
+			t.Errorf("Bob's push went upstream as %q: %s", q.User, q)
+		}
+	}
+	// A wrong password is the upstream's to refuse, and has nothing of Bob's.
+	wrong := api{url: r.URL, user: parts.User{Name: "bob", Password: "wrong"}}
+	blob := digestOf([]byte("hello from " + t.Name()))
+	if got := wrong.do(t, "GET", "/v2/"+upstreamName+"/bob/app/blobs/"+blob, nil); got.StatusCode/100 == 2 {
+		t.Errorf("with a wrong password Bob's blob is answered %v", got.Status)
+	}
+	if got, pushed := tryPush(t, wrong, upstreamName+"/bob/app"); pushed || got.StatusCode != http.StatusForbidden {
+		t.Errorf("with a wrong password: %v", got)
+	}
+	if got := bob.do(t, "GET", "/v2/elsewhere.test/app/tags/list", nil); got.StatusCode != http.StatusNotFound {
+		t.Errorf("a registry that is not configured is answered %v", got)
+	}
+}
+
+func TestAccountsOfAFileArePrincipals(t *testing.T) {
+	t.Parallel()
+	pushproxyProgram(t, buildRace)
+	reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
+	rec := startRecorder(t, reg.URL, nil)
+	r := startRig(t, rec.URL, func(r *rig) {
+		r.config.Auth = "htpasswd"
+		// Ann's password is "alice's word", Eve's "bob's word".
+		r.config.Htpasswd = writeFile(t, filepath.Join(r.home, "htpasswd"), "ann:"+parts.Alice().Hash()+"\neve:"+parts.Bob().Hash()+"\n", 0o600)
+		r.config.Principals = []parts.Principal{{Name: "ann", Credentials: &parts.Credentials{
+			DockerConfig: writeFile(t, filepath.Join(r.home, "ann", "config.json"), dockerConfig(upstreamName, parts.Alice()), 0o600),
+		}}}
+	})
+	r.api().want(t, http.StatusUnauthorized, "GET", "/v2/", nil)
+	ann := api{url: r.URL, user: parts.User{Name: "ann", Password: parts.Alice().Password}}
+	pushSmall(t, ann, upstreamName+"/acme/app")
+	rec.reset()
+	// Eve has no credential of her own, so she gets none.
+	eve := api{url: r.URL, user: parts.User{Name: "eve", Password: parts.Bob().Password}}
+	if _, pushed := tryPush(t, eve, upstreamName+"/acme/eve"); pushed {
+		t.Error("Eve pushes with somebody's credential")
+	}
+	for _, q := range rec.reset() {
+		if q.Authorized {
+			t.Errorf("Eve's request carries a credential: %s", q)
+		}
+	}
+	for _, user := range []parts.User{{Name: "ann", Password: parts.Bob().Password}, {Name: "local", Password: parts.Alice().Password}} {
+		api{url: r.URL, user: user}.want(t, http.StatusUnauthorized, "GET", "/v2/", nil)
+	}
+}
+
+func TestATokenForOneRepository(t *testing.T) {
+	t.Parallel()
+	p := startTraced(t)
+	pushSmall(t, p.api(), upstreamName+"/acme/secret")
+	secret := digestOf([]byte("hello from " + t.Name()))
+	token := p.newToken(t, "ci", "--upstream", upstreamName, "--repository", "acme/app", "--verb", "push", "--verb", "pull", "--expires", "1h")
+	ci := api{url: p.URL, user: parts.User{Name: "ci", Password: token}}
+	pushed := artifactOf(t, ci.pushBlob(t, upstreamName+"/acme/app", []byte("{}")))
+	ci.pushManifest(t, upstreamName+"/acme/app", "1", pushed)
+	for _, c := range []struct{ method, path string }{
+		{"GET", "/acme/secret/tags/list"}, {"GET", "/acme/secret/blobs/" + secret}, {"POST", "/acme/secret/blobs/uploads/"}, {"PUT", "/acme/secret/manifests/1"},
+		{"DELETE", "/acme/app/manifests/1"}, {"DELETE", "/acme/app/blobs/" + secret}, {"GET", "/acme/app2/tags/list"},
+	} {
+		if got := ci.do(t, c.method, "/v2/"+upstreamName+c.path, []byte("{}")); got.StatusCode != http.StatusForbidden {
+			t.Errorf("%s %s is answered %v", c.method, c.path, got)
+		}
+	}
+	p.rec.reset()
+	got := ci.want(t, http.StatusAccepted, "POST", "/v2/"+upstreamName+"/acme/app/blobs/uploads/?mount="+secret+"&from="+upstreamName+"/acme/secret", nil)
+	if got.Header.Get("Docker-Content-Digest") != "" || strings.Contains(p.rec.reset().String(), "secret") {
+		t.Error("the token mounts from another repository")
+	}
+	if got := ci.do(t, "GET", "/v2/"+upstreamName+"/acme/app/blobs/"+secret, nil); got.StatusCode != http.StatusNotFound {
+		t.Errorf("another repository's blob is answered %v", got.Status)
+	}
+}
