@@ -219,6 +219,9 @@ func readAuthConfig(path string, info fs.FileInfo) (*authConfig, error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("it is not a regular file")
 	}
+	if err := ours(info); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, plainCause(err)

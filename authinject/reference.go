@@ -127,6 +127,9 @@ func (r *Reference) follow(ref string) (Secret, error) {
 	if !info.Mode().IsRegular() {
 		return fail("is not a regular file")
 	}
+	if err := ours(info); err != nil {
+		return fail("cannot be relied on: " + err.Error())
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return fail(statCause(err))

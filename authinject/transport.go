@@ -182,8 +182,12 @@ func (t *Transport) send(bare *http.Request) (*http.Response, error) {
 			out.Header.Set("Authorization", auth.header.Reveal())
 		}
 		resp, err := t.base().RoundTrip(out)
-		if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		if err != nil {
 			return resp, err
+		}
+		scrub(resp, auth)
+		if resp.StatusCode != http.StatusUnauthorized {
+			return resp, nil
 		}
 		again, err := t.heal(bare, resp.Header, auth, &w)
 		if err == nil && (!again || once || try == maxTries) {

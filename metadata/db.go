@@ -20,6 +20,7 @@
 //	session/<owner>/<host>/<name>/<digest>/   an unfinished upload upstream, sealed
 //	job/<id>/                      a push that is owed; ids ascend
 //	sequence/job/                  the number of the last job
+//	keyed/                         fingerprint of the secret that makes owners
 //
 // A record is a version byte, the length of a JSON header (uvarint), the header,
 // raw bytes (manifests only) and the CRC32C (4 bytes, big endian) of the key and

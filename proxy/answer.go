@@ -27,6 +27,7 @@ type answer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	status  int
+	caller  Caller // once it is known
 }
 
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
@@ -64,6 +65,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (g *Registry) fail(a *answer, r *http.Request, err error) {
 	e := shown(err)
 	g.Log.Log(r.Context(), level(r, e), "refused", "method", clip(r.Method), "path", clip(r.URL.Path), "status", e.Status, "code", e.Code, "error", clip(err.Error()))
+	g.Audit.refusal(a.caller, r, refused(e))
 	if a.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
@@ -72,12 +74,19 @@ func (g *Registry) fail(a *answer, r *http.Request, err error) {
 	for _, name := range []string{"Docker-Content-Digest", "Content-Disposition", "Accept-Ranges", "ETag"} {
 		a.Header().Del(name)
 	}
+	if e.Status == http.StatusUnauthorized {
+		a.Header().Set("WWW-Authenticate", `Basic realm="pushproxy"`)
+	}
 	oci.Write(a, e)
 }
 
-// shown returns err as the client gets it. Never a 401: at that, clients look
-// for credentials of their own, which are not what was refused.
+// shown returns err as the client gets it. A 401 only where a login here would
+// help: at that, clients look for credentials of their own, which are not what an
+// upstream refused.
 func shown(err error) *oci.Error {
+	if errors.Is(err, errLogin) {
+		return oci.AsError(err)
+	}
 	e := oci.AsError(err)
 	if e.Status == http.StatusUnauthorized {
 		return oci.ErrDenied.With("%s", e.Message).Because(err)
@@ -85,11 +94,17 @@ func shown(err error) *oci.Error {
 	return e
 }
 
+// refused returns what a client that only looks was not told.
+func refused(e *oci.Error) *oci.Error {
+	if cause := (*oci.Error)(nil); errors.As(e.Cause, &cause) {
+		return cause
+	}
+	return e
+}
+
 // level says how loud a refusal is: by its cause where the client is told less.
 func level(r *http.Request, e *oci.Error) slog.Level {
-	if cause := (*oci.Error)(nil); errors.As(e.Cause, &cause) {
-		e = cause
-	}
+	e = refused(e)
 	reads := r.Method == http.MethodHead || r.Method == http.MethodGet
 	switch {
 	case r.Context().Err() != nil || errors.Is(e, context.Canceled):

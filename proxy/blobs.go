@@ -178,6 +178,7 @@ func (g *Registry) deleteBlob(c *call) error {
 	if err != nil {
 		return err
 	}
+	g.Audit.deletion(c)
 	c.w.WriteHeader(http.StatusAccepted)
 	return nil
 }

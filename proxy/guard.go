@@ -31,6 +31,10 @@ type Guard struct {
 func NewGuard(addresses []string) (*Guard, error) {
 	g := &Guard{Hosts: map[string]bool{}}
 	for _, address := range addresses {
+		if strings.HasPrefix(address, "/") {
+			// A unix socket, which no browser reaches; requests there say localhost.
+			continue
+		}
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
@@ -62,7 +66,7 @@ func (g *Guard) host(r *http.Request) error {
 	if r.URL.Host != "" || r.URL.User != nil {
 		return oci.ErrMisdirected.With("this is a registry and takes no requests for a forward proxy; remove it from the client's proxy settings")
 	}
-	if !g.Hosts[strings.ToLower(r.Host)] {
+	if !g.Hosts[strings.ToLower(r.Host)] && !(fromUnix(r) && strings.EqualFold(r.Host, "localhost")) {
 		return oci.ErrMisdirected.With("the host name %s is not served here; use localhost and the port that pushproxy listens on", clip(r.Host))
 	}
 	return nil

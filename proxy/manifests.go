@@ -44,6 +44,7 @@ func (g *Registry) putManifest(c *call) error {
 		return err
 	}
 	g.logPush(job, result)
+	g.Audit.push(c, job, result)
 	h := c.w.Header()
 	h.Set("Location", c.location("/manifests/"+job.Digest.String()))
 	h.Set("Docker-Content-Digest", job.Digest.String())
@@ -193,6 +194,7 @@ func (g *Registry) deleteManifest(c *call) error {
 			return err
 		}
 	}
+	g.Audit.deletion(c)
 	c.w.WriteHeader(http.StatusAccepted)
 	return nil
 }

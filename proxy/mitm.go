@@ -32,6 +32,8 @@ type Mitm struct {
 	config  *tls.Config
 	tunnels *connQueue
 	passing passing
+	callers *Principals
+	audit   *Audit
 }
 
 // MitmOptions makes a Mitm. Routes, CA and Log must be set.
@@ -39,6 +41,10 @@ type MitmOptions struct {
 	Routes *Routes
 	CA     *CA
 	Log    *slog.Logger
+	// Principals finds out who may open tunnels; nil lets nobody.
+	Principals *Principals
+	// Audit records refusals; nil records nothing.
+	Audit *Audit
 	// Dial reaches hosts that are not registries of ours, at port 443 only; nil
 	// refuses them.
 	Dial func(ctx context.Context, authority string) (net.Conn, error)
@@ -47,7 +53,7 @@ type MitmOptions struct {
 // NewMitm returns the door. Its Tunnels must be served, by an http.Server whose
 // handler is the registry door and whose ConnContext is this package's.
 func NewMitm(o MitmOptions) *Mitm {
-	m := &Mitm{routes: o.Routes, ca: o.CA, dial: o.Dial, log: o.Log, tunnels: newConnQueue(nil)}
+	m := &Mitm{routes: o.Routes, ca: o.CA, dial: o.Dial, log: o.Log, tunnels: newConnQueue(nil), callers: o.Principals, audit: o.Audit}
 	m.config = serverConfig(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		// The tunnel's host alone: what the handshake names is compared later.
 		return m.ca.Leaf(hello.Conn.(*tunnelConn).tunnel.host)
@@ -89,7 +95,15 @@ func onlyConnect(w http.ResponseWriter, _ *http.Request) {
 // connect decides about one CONNECT. It never returns nil, since goproxy would
 // then connect to anywhere.
 func (m *Mitm) connect(authority string, ctx *goproxy.ProxyCtx) (*goproxy.ConnectAction, string) {
-	t, err := m.routes.tunnel(ctx.Req.Context(), authority)
+	login, caller, err := m.callers.entering(ctx.Req, m.dial == nil)
+	if err != nil {
+		m.audit.refusal(caller, ctx.Req, err)
+		ctx.Resp = unknownCaller(err)
+		return &goproxy.ConnectAction{Action: goproxy.ConnectReject}, authority
+	}
+	about := context.WithValue(ctx.Req.Context(), callerKey{}, &caller)
+	t, err := m.routes.tunnel(about, authority)
+	t.login = login
 	if err == nil {
 		if err = m.cover(t.host); err == nil {
 			return hijack(func(_ *http.Request, c net.Conn, _ *goproxy.ProxyCtx) { m.intercept(t, c) }), authority

@@ -42,12 +42,12 @@ func startDoor(t *testing.T, change func(*MitmOptions)) *doorRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := MitmOptions{Routes: routes, CA: rig.ca, Log: slog.New(slog.DiscardHandler)}
+	o := MitmOptions{Routes: routes, CA: rig.ca, Log: slog.New(slog.DiscardHandler), Principals: &Principals{Auth: AuthNone}}
 	if change != nil {
 		change(&o)
 	}
 	rig.mitm = NewMitm(o)
-	api := &http.Server{Handler: &Registry{Routes: routes, Guard: guard, Log: o.Log}, ConnContext: ConnContext, ReadHeaderTimeout: 5 * time.Second}
+	api := &http.Server{Handler: &Registry{Routes: routes, Guard: guard, Principals: o.Principals, Log: o.Log}, ConnContext: ConnContext, ReadHeaderTimeout: 5 * time.Second}
 	outer := &http.Server{Handler: rig.mitm, ReadHeaderTimeout: 5 * time.Second}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -43,7 +43,8 @@ func (g *Registry) source(c *call) string {
 		return ""
 	}
 	repo, err := g.repository(c, c.From)
-	if err != nil || repo.Host != c.repo.Host {
+	// A mount is a read of the source.
+	if err != nil || repo.Host != c.repo.Host || !c.caller.may(VerbPull, repo) {
 		return ""
 	}
 	return repo.Name

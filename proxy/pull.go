@@ -124,6 +124,9 @@ type keeper struct {
 }
 
 func (k *keeper) begin(ctx context.Context) (err error) {
+	if k.g.Limits.room(k.c.principal) <= 0 {
+		return k.tolerate(k.g.Limits.overQuota())
+	}
 	k.u, err = k.g.Cache.Begin(ctx, k.c.Digest.Algorithm(), k.c.owner())
 	return k.tolerate(err)
 }
@@ -145,6 +148,7 @@ func (k *keeper) commit() error {
 	if err := k.u.Commit(k.c.lasting(), k.c.Digest); err != nil {
 		return k.tolerate(err)
 	}
+	k.g.note(k.c, "a pulled blob is not counted", k.g.gained(k.c, k.c.Digest))
 	k.g.note(k.c, "a pulled blob has to be pulled again", k.g.Meta.Grant(k.c.lasting(), k.c.principal, k.c.Digest))
 	return nil
 }

@@ -76,6 +76,9 @@ func parseContentRange(s string) (first, last int64, err error) {
 func (c *call) receive(w io.Writer, length int64) error {
 	body := newPatientBody(c)
 	from := io.Reader(body)
+	if c.charge != nil {
+		from = &charged{body, c.charge}
+	}
 	if length >= 0 {
 		from = io.LimitReader(body, length+1)
 	}

@@ -4,9 +4,9 @@
 // upstream has.
 //
 // A request passes, in this order: the guard (which host, from where), the
-// parser (oci.Parse), the principal (who calls), the route (which upstream and
-// repository) and the handler of its kind, which returns an error or has
-// answered. Nothing that a client sends chooses an upstream that is not
+// principals (who calls), the parser (oci.Parse), the route (which upstream and
+// repository), the permission (authorize) and the handler of its kind, which
+// returns an error or has answered. Nothing that a client sends chooses an upstream that is not
 // configured or logged in to.
 package proxy
 
@@ -32,6 +32,8 @@ import (
 type Registry struct {
 	Routes *Routes
 	Guard  *Guard
+	// Principals finds out who calls; nil refuses everybody.
+	Principals *Principals
 	// Target returns the upstream of a host as the principal reaches it.
 	Target  func(ctx context.Context, principal, host string) (*forward.Target, error)
 	Cache   *blobcache.Cache
@@ -46,6 +48,10 @@ type Registry struct {
 	// Credential names the credential that a push to a repository is sent with,
 	// for people. Nil: it has no name.
 	Credential func(ctx context.Context, t *forward.Target, repo oci.Repo) string
+	// Audit records pushes, deletions and refusals; nil records nothing.
+	Audit *Audit
+	// Limits keep principals from each other's share of this machine; nil: none.
+	Limits *Limits
 
 	fetches singleflight.Group // pulls that only fill the cache
 }
@@ -55,10 +61,12 @@ type call struct {
 	oci.Request
 	r         *http.Request
 	w         http.ResponseWriter
-	principal string
+	caller    Caller
+	principal string   // the caller's
 	repo      oci.Repo // where it goes upstream
 	target    *forward.Target
 	seen      func(received int64) // told how much of the body has come, or nil
+	charge    func(n int) error    // asked whether n more bytes fit, or nil
 }
 
 // Context ends when the client goes away.
@@ -125,25 +133,50 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.Log.Debug("request", "method", clip(r.Method), "path", clip(r.URL.Path), "status", a.status, "took", time.Since(began).Round(time.Microsecond))
 }
 
-func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
+func (g *Registry) serve(a *answer, r *http.Request) error {
 	if err := g.Guard.check(r); err != nil {
 		return err
 	}
+	caller, err := g.whose(r)
+	if err != nil {
+		return err
+	}
+	a.caller = caller
+	leave, err := g.Limits.enter(caller.Principal)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	request, err := oci.Parse(r.Method, r.URL)
 	if err != nil {
 		return err
 	}
-	c := &call{Request: request, r: r, w: w, principal: principal(r)}
+	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, &caller))
+	c := &call{Request: request, r: r, w: a, caller: caller, principal: caller.Principal}
 	if request.Kind != oci.KindPing {
 		err = g.route(c)
 	}
 	if err == nil {
-		err = handlers[request.Kind](g, c)
+		// Said as it is, also to those who only look.
+		if denied := authorize(caller, request.Kind, c.repo); denied != nil {
+			return denied
+		}
+		err = g.answer(c)
 	}
 	if unknown := unsure[request.Kind]; unknown != nil && err != nil && !errors.Is(err, unknown) {
 		return unknown.Because(shown(err))
 	}
 	return err
+}
+
+// answer does what an allowed call asks for.
+func (g *Registry) answer(c *call) (err error) {
+	if c.Kind != oci.KindPing {
+		if c.target, err = g.Target(c.Context(), c.principal, c.repo.Host); err != nil {
+			return err
+		}
+	}
+	return handlers[c.Kind](g, c)
 }
 
 // route finds the upstream and repository of a call.
@@ -160,8 +193,7 @@ func (g *Registry) route(c *call) (err error) {
 	if c.Namespace != "" {
 		c.w.Header().Set("OCI-Namespace", c.Namespace)
 	}
-	c.target, err = g.Target(c.Context(), c.principal, c.repo.Host)
-	return err
+	return nil
 }
 
 func (g *Registry) ping(c *call) error { return c.json("application/json", []byte("{}")) }

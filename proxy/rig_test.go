@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,10 +47,7 @@ type rig struct {
 	client   *http.Client
 }
 
-const (
-	doorHost = "localhost:5001"
-	app      = "/v2/registry.test/acme/app"
-)
+const doorHost, app = "localhost:5001", "/v2/registry.test/acme/app"
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
@@ -84,8 +82,8 @@ func (r *rig) start() {
 	}
 	r.door = &Registry{
 		Routes: &Routes{Upstreams: []Upstream{{Host: "registry.test"}, {Host: "corp.test", Aliases: []string{"corp"}, Prefix: "team"}}},
-		Guard:  guard, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
-		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Guard:  guard, Principals: &Principals{Auth: AuthNone}, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
+		Limits: NewLimits(0, 0, 0), Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	listener := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.net = listener
@@ -118,7 +116,7 @@ func (r *rig) target(_ context.Context, principal, host string) (*forward.Target
 			Host: host, URLs: []*url.URL{{Scheme: "https", Host: host}}, HTTP: &http.Client{Transport: transport}, Attempts: r.attempts,
 			Describe: func(context.Context, oci.Repo) string { return "a test's credential" },
 		},
-		Owner: func(context.Context, oci.Repo) (metadata.Owner, error) { return metadata.Owner{1}, nil },
+		Owner: func(context.Context, oci.Repo) (metadata.Owner, error) { return sha256.Sum256([]byte(principal)), nil },
 	}, nil
 }
 

@@ -22,7 +22,8 @@ type tunnelKey struct{}
 type tunnel struct {
 	host     string // without its port, in lower case
 	port     string
-	upstream string // canonical host of the upstream
+	upstream string   // canonical host of the upstream
+	login    []string // Proxy-Authorization of the CONNECT
 }
 
 // tunnelConn is a connection within a tunnel.

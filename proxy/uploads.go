@@ -24,11 +24,11 @@ func (c *call) owner() string { return c.principal + "\x00" + c.repo.String() }
 
 func (g *Registry) startUpload(c *call) error {
 	g.Forward.Warm(c.target, c.repo)
-	u, err := g.Cache.Begin(c.Context(), c.Algorithm, c.owner())
+	u, err := g.begin(c, c.Algorithm)
 	if err != nil {
 		return err
 	}
-	defer u.Release()
+	defer g.idle(c, u)
 	c.uploadHeader(u)
 	c.w.WriteHeader(http.StatusAccepted)
 	return nil
@@ -69,6 +69,10 @@ func (g *Registry) resume(c *call) (*blobcache.Upload, error) {
 	case err != nil:
 		return nil, err
 	}
+	if err := g.use(c, u); err != nil {
+		g.idle(c, u)
+		return nil, err
+	}
 	return u, nil
 }
 
@@ -77,7 +81,7 @@ func (g *Registry) uploadStatus(c *call) error {
 	if err != nil {
 		return err
 	}
-	defer u.Release()
+	defer g.idle(c, u)
 	// From now on the client counts on this offset.
 	if err := u.Checkpoint(c.lasting()); err != nil {
 		return err
@@ -93,10 +97,11 @@ func (g *Registry) cancelUpload(c *call) error {
 	if err != nil {
 		return err
 	}
-	defer u.Release()
+	defer g.idle(c, u)
 	if err := u.Cancel(c.lasting()); err != nil {
 		return err
 	}
+	g.Limits.ended(c.principal, u.ID())
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -108,7 +113,7 @@ func (g *Registry) uploadChunk(c *call) error {
 	if err != nil {
 		return err
 	}
-	defer u.Release()
+	defer g.idle(c, u)
 	length, err := c.align(u)
 	if err != nil {
 		return err
@@ -141,7 +146,7 @@ func (g *Registry) finishUpload(c *call) error {
 	if err != nil {
 		return err
 	}
-	defer u.Release()
+	defer g.idle(c, u)
 	length, err := c.align(u)
 	if err != nil {
 		return err
@@ -171,16 +176,17 @@ func (g *Registry) finishAgain(c *call, unknown error) error {
 
 // uploadWhole takes a blob in one POST.
 func (g *Registry) uploadWhole(c *call) error {
-	u, err := g.Cache.Begin(c.Context(), c.Digest.Algorithm(), c.owner())
+	u, err := g.begin(c, c.Digest.Algorithm())
 	if err != nil {
 		return err
 	}
-	defer u.Release()
+	defer g.idle(c, u)
 	g.sendOn(c, u)
 	if err = c.receive(u, -1); err == nil {
 		err = u.Commit(c.lasting(), c.Digest)
 	}
 	if err != nil {
+		g.Limits.ended(c.principal, u.ID())
 		return after(err, u.Cancel(c.lasting()))
 	}
 	return g.accepted(c, u.ID())
@@ -189,6 +195,10 @@ func (g *Registry) uploadWhole(c *call) error {
 // accepted records that the principal has brought the whole blob, by the upload
 // or an earlier one, starts to forward it and says so.
 func (g *Registry) accepted(c *call, upload string) error {
+	g.Limits.ended(c.principal, upload)
+	if err := g.gained(c, c.Digest); err != nil {
+		return err
+	}
 	if err := g.Meta.Grant(c.lasting(), c.principal, c.Digest); err != nil {
 		return err
 	}

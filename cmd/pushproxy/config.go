@@ -25,6 +25,11 @@ type Config struct {
 	ForwardProxy    ForwardProxyConfig `mapstructure:"forward_proxy"`
 	DataDir         string             `mapstructure:"data_dir"`
 	Auth            string             `mapstructure:"auth"`
+	Htpasswd        string             `mapstructure:"htpasswd"`
+	Hosts           []string           `mapstructure:"hosts"`
+	Certificate     CertificateConfig  `mapstructure:"certificate"`
+	Principals      []PrincipalConfig  `mapstructure:"principals"`
+	Limits          LimitsConfig       `mapstructure:"limits"`
 	DefaultUpstream string             `mapstructure:"default_upstream"`
 	Upstreams       []UpstreamConfig   `mapstructure:"upstreams"`
 	Storage         string             `mapstructure:"storage"`
@@ -80,12 +85,20 @@ var keys = []struct {
 	flag  string
 	usage string
 }{
-	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, loopback only (repeatable)"},
+	{"listen", []string{"127.0.0.1:5001", "[::1]:5001"}, "listen", "`address` of the registry door, host:port or unix:/path (repeatable)"},
 	{"tls", "auto", "tls", "TLS on the registry door beside plain HTTP, from pushproxy's own CA: auto or off"},
 	{"forward_proxy.listen", []string{"127.0.0.1:5002"}, "forward-proxy-listen", "`address` of the forward-proxy door, loopback only (repeatable)"},
 	{"forward_proxy.tunnel_others", false, "tunnel-others", "pass port 443 of other hosts through the forward-proxy door, untouched"},
 	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
-	{"auth", "auto", "auth", "who may call: auto or none (every local caller is you)"},
+	{"auth", "auto", "auth", "who may call: auto, token, htpasswd, passthrough or none (everybody who can connect is you)"},
+	{"htpasswd", "", "htpasswd", "`file` of user names and bcrypt hashes, for --auth htpasswd"},
+	{"hosts", []string{}, "host", "further `name` that clients may reach the registry door by (repeatable)"},
+	{"certificate.cert_file", "", "cert-file", "`file` with the certificate for listeners beyond loopback"},
+	{"certificate.key_file", "", "key-file", "`file` with its private key"},
+	{"principals", nil, "", ""},
+	{"limits.uploads", 64, "limit-uploads", "how many uploads a principal may have open"},
+	{"limits.requests", 256, "limit-requests", "how many requests of a principal are answered at a time"},
+	{"limits.bytes", 0, "limit-bytes", "how many bytes a principal may store in the cache (0: no limit)"},
 	{"default_upstream", "", "default-upstream", "`host` where names without a registry go"},
 	{"upstreams", nil, "", ""},
 	{"storage", "badger", "storage", "where bodies over 64 KiB live: badger or files"},
@@ -111,6 +124,8 @@ func addFlags(flags *pflag.FlagSet) {
 			flags.String(k.flag, value, k.usage)
 		case []string:
 			flags.StringSlice(k.flag, value, k.usage)
+		case int:
+			flags.Int(k.flag, value, k.usage)
 		case bool:
 			flags.Bool(k.flag, value, k.usage)
 		case time.Duration:
@@ -143,6 +158,9 @@ func loadConfig(flags *pflag.FlagSet) (Config, error) {
 		err := v.ReadInConfig()
 		if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
 			return Config{}, fmt.Errorf("configuration file %s: %w", file, err)
+		}
+		if err := ownConfig(file); err != nil {
+			return Config{}, err
 		}
 	}
 	var c Config
@@ -205,8 +223,8 @@ func (c *Config) fill() {
 		c.DataDir = filepath.Join(base, "pushproxy")
 	}
 	c.DataDir = expand(c.DataDir)
-	c.Credentials.DockerConfig = expand(c.Credentials.DockerConfig)
-	c.Credentials.PodmanAuth = expand(c.Credentials.PodmanAuth)
+	c.Credentials.expand()
+	c.fillIdentity()
 	for i := range c.Upstreams {
 		u := &c.Upstreams[i]
 		u.Host = strings.ToLower(u.Host)
@@ -220,14 +238,6 @@ func (c *Config) fill() {
 		}
 	}
 	c.DefaultUpstream = strings.ToLower(c.DefaultUpstream)
-}
-
-// defaultURL is where a registry is reached unless the configuration says so.
-func defaultURL(host string) string {
-	if host == "docker.io" {
-		return "https://registry-1.docker.io"
-	}
-	return "https://" + host
 }
 
 // expand replaces a leading ~ by the home directory.
@@ -249,19 +259,11 @@ func (c *Config) check() (problems []string) {
 			say("%s: %q is not one of %s", key, value, strings.Join(allowed, ", "))
 		}
 	}
-	oneOf("auth", c.Auth, "auto", "none")
 	oneOf("tls", c.TLS, "auto", "off")
 	oneOf("storage", c.Storage, "badger", "files")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
-	if len(c.Listen) == 0 {
-		say("listen: at least one address is needed, such as 127.0.0.1:5001")
-	}
-	for _, address := range c.Listen {
-		if why := loopback(address); why != "" {
-			say("listen: %q %s", address, why)
-		}
-	}
+	c.checkIdentity(say, oneOf)
 	c.ForwardProxy.check(say)
 	if !filepath.IsAbs(c.DataDir) {
 		say("data_dir: %q is not an absolute path", c.DataDir)

@@ -53,7 +53,8 @@ func TestNoConfigurationAtAllIsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, TLS: "auto", ForwardProxy: ForwardProxyConfig{Listen: []string{"127.0.0.1:5002"}}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Storage: "badger",
+		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, TLS: "auto", ForwardProxy: ForwardProxyConfig{Listen: []string{"127.0.0.1:5002"}}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Hosts: []string{}, Storage: "badger",
+		Limits:      LimitsConfig{Uploads: 64, Requests: 256},
 		Credentials: CredentialsConfig{HelperTimeout: 10 * time.Second, HelperEnv: []string{}}, Log: LogConfig{Level: "info", Format: "text"},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -75,7 +76,7 @@ func TestTheExampleNamesEveryKeyWithItsDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example.Upstreams, example.Credentials.References = nil, nil
+	example.Upstreams, example.Credentials.References, example.Principals = nil, nil, nil
 	if !reflect.DeepEqual(example, defaults) {
 		t.Errorf("the example is %+v\nthe defaults %+v", example, defaults)
 	}
@@ -129,7 +130,7 @@ func TestABadConfigurationNamesTheKeyAndWhatItMayBe(t *testing.T) {
 		{"an unknown key of an upstream", "upstreams: [{host: a.test, urll: x}]", "'upstreams[0]' has unknown keys: urll"},
 		{"a value of the wrong kind", "listen: {a: b}", "'listen[0]' expected type 'string'"},
 		{"broken YAML", "a: [", "did not find expected node content"},
-		{"an unknown auth", "auth: tokne", `auth: "tokne" is not one of auto, none`},
+		{"an unknown auth", "auth: tokne", `auth: "tokne" is not one of auto, token, htpasswd, passthrough, none`},
 		{"an unknown storage", "storage: s3", `storage: "s3" is not one of badger`},
 		{"an unknown level", "log: {level: loud}", `log.level: "loud" is not one of debug, info, warn, error`},
 		{"an unknown format", "log: {format: xml}", `log.format: "xml" is not one of text, json`},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"net/url"
 	"regexp"
 	"strings"
@@ -61,20 +60,6 @@ func (r ReferenceConfig) check(key string, say sayFunc) {
 	}
 }
 
-// loopback returns what is wrong with a listener's address.
-func loopback(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	switch {
-	case err != nil || port == "":
-		return "is not host:port, such as 127.0.0.1:5001 or [::1]:5001"
-	case host == "localhost":
-		return ""
-	case !net.ParseIP(host).IsLoopback():
-		return "is not a loopback address: every caller acts with your credentials, so only 127.0.0.1, [::1] and localhost are allowed"
-	}
-	return ""
-}
-
 // webURL returns what is wrong with an upstream's URL.
 func webURL(text string) string {
 	u, err := url.Parse(text)
@@ -87,4 +72,12 @@ func webURL(text string) string {
 		return "has more than scheme, host and port"
 	}
 	return ""
+}
+
+// defaultURL is where a registry is reached unless the configuration says so.
+func defaultURL(host string) string {
+	if host == "docker.io" {
+		return "https://registry-1.docker.io"
+	}
+	return "https://" + host
 }

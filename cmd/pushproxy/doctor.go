@@ -79,7 +79,7 @@ func (u *upstreams) checks(name string) []check {
 			if repo, err = u.repo(ctx, name); err != nil {
 				return "", err
 			}
-			if r, err = u.reach(proxy.Local, repo.Host); err != nil {
+			if r, err = u.reach(proxy.Local, repo.Host, u.sources); err != nil {
 				return "", err
 			}
 			how := "you are logged in to it"

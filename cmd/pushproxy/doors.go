@@ -12,8 +12,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/net/netutil"
-
 	"pushproxy/proxy"
 	"pushproxy/upstream"
 )
@@ -82,15 +80,22 @@ func (d *doors) close() {
 // open readies the servers behind the listeners.
 func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u *upstreams, log *slog.Logger) error {
 	// The limit comes first: the server must see the TLS connections themselves.
+	registrySlots, forwardSlots := proxy.NewSlots(maxConnections), proxy.NewSlots(maxConnections)
 	for i, l := range d.registry {
-		d.registry[i] = netutil.LimitListener(narrow{l}, maxConnections)
+		d.registry[i] = registrySlots.Limit(narrow{l})
 	}
 	for i, l := range d.forward {
 		// The connections of tunnels count here until they end.
-		d.forward[i] = netutil.LimitListener(narrow{l}, maxConnections)
+		d.forward[i] = forwardSlots.Limit(narrow{l})
+	}
+	var err error
+	if d.registry, err = secured(c, d.registry); err != nil {
+		return err
 	}
 	d.api = newServer(registry, log)
-	d.api.ConnContext = proxy.ConnContext
+	d.api.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return registry.Principals.ConnContext(proxy.ConnContext(ctx, conn), conn)
+	}
 	if !c.wantsCA() && len(d.forward) == 0 {
 		return nil
 	}
@@ -107,18 +112,21 @@ func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u 
 	}
 	if c.TLS == "auto" {
 		for i, l := range d.registry {
-			d.registry[i] = proxy.WithTLS(l, ca)
+			if alone(l) {
+				d.registry[i] = proxy.WithTLS(l, ca)
+			}
 		}
 	}
 	if len(d.forward) == 0 {
 		return nil
 	}
-	options := proxy.MitmOptions{Routes: registry.Routes, CA: ca, Log: log}
+	options := proxy.MitmOptions{Routes: registry.Routes, CA: ca, Log: log, Principals: registry.Principals, Audit: registry.Audit}
 	if c.ForwardProxy.TunnelOthers {
 		options.Dial = upstream.DialPublic
 	}
 	d.mitm = proxy.NewMitm(options)
 	d.proxy = newServer(d.mitm, log)
+	d.proxy.ConnContext = registry.Principals.ConnContext
 	return nil
 }
 

@@ -46,7 +46,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		SilenceUsage:  true,
 	}
 	addFlags(root.PersistentFlags())
-	root.AddCommand(serveCommand(), configCommand(), doctorCommand(), setupCommand(), caCommand(), queueCommand(), waitCommand(), gcCommand(), fsckCommand(), versionCommand())
+	root.AddCommand(serveCommand(), configCommand(), doctorCommand(), setupCommand(), caCommand(),
+		queueCommand(), waitCommand(), gcCommand(), fsckCommand(),
+		tokenCommand(), loginCommand(), logoutCommand(), secretCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})

@@ -31,6 +31,9 @@ func openStores(ctx context.Context, dir, storage string) (_ *stores, err error)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w; choose a directory that you can write to", err)
 	}
+	if err := privateDir(dir); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
 	s := &stores{ballast: newBallast(dir)}
 	if err := s.ballast.yield(); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)

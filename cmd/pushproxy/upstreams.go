@@ -23,8 +23,9 @@ import (
 // upstreams makes and keeps the target of each upstream for each principal.
 type upstreams struct {
 	config  Config
-	secret  authinject.Secret
-	sources authinject.Chain
+	secret  func() authinject.Secret
+	sources authinject.Chain            // of the principal local
+	chains  map[string]authinject.Chain // of each configured principal
 	forward *forward.Forwarder
 	cas     map[string][]*x509.Certificate // by host
 
@@ -45,8 +46,8 @@ type reach struct {
 
 func newUpstreams(c Config, secret authinject.Secret, f *forward.Forwarder) (*upstreams, error) {
 	u := &upstreams{
-		config: c, secret: secret, forward: f, sources: sources(c.Credentials),
-		cas: map[string][]*x509.Certificate{}, targets: map[targetKey]*reach{},
+		config: c, secret: func() authinject.Secret { return secret }, forward: f, sources: sources(c.Credentials),
+		chains: chains(c), cas: map[string][]*x509.Certificate{}, targets: map[targetKey]*reach{},
 		rates: map[string]*upstream.Rate{},
 	}
 	for i, entry := range c.Upstreams {
@@ -62,28 +63,37 @@ func newUpstreams(c Config, secret authinject.Secret, f *forward.Forwarder) (*up
 // sources are the places where credentials are looked for, in the order in
 // which they are asked.
 func sources(c CredentialsConfig) authinject.Chain {
-	var chain authinject.Chain
+	chain := append(references(c), &authinject.Env{})
+	helpers := &authinject.Helpers{Timeout: c.HelperTimeout, Env: c.HelperEnv}
+	chain = append(chain, &authinject.DockerConfig{Path: dockerConfig(c), Helpers: helpers})
+	for _, file := range podmanFiles(c) {
+		chain = append(chain, &authinject.DockerConfig{Path: file, Kind: "podman auth file", Helpers: helpers})
+	}
+	return chain
+}
+
+func references(c CredentialsConfig) (chain authinject.Chain) {
 	references := slices.Clone(c.References)
 	// The longest key wins, as within a docker config.
 	slices.SortStableFunc(references, func(a, b ReferenceConfig) int { return cmp.Compare(len(b.For), len(a.For)) })
 	for _, r := range references {
 		chain = append(chain, &authinject.Reference{Key: r.For, Username: r.Username, Password: expandReference(r.Password), Identity: expandReference(r.IdentityToken)})
 	}
-	chain = append(chain, &authinject.Env{})
-	helpers := &authinject.Helpers{Timeout: c.HelperTimeout, Env: c.HelperEnv}
-	docker := c.DockerConfig
-	if docker == "" {
-		docker = cmp.Or(os.Getenv("DOCKER_CONFIG"), expand("~/.docker"))
-	}
-	chain = append(chain, &authinject.DockerConfig{Path: docker, Helpers: helpers})
-	podman := []string{c.PodmanAuth}
-	if c.PodmanAuth == "" {
-		podman = authinject.PodmanFiles(os.Getenv, expand("~"))
-	}
-	for _, file := range podman {
-		chain = append(chain, &authinject.DockerConfig{Path: file, Kind: "podman auth file", Helpers: helpers})
-	}
 	return chain
+}
+
+func dockerConfig(c CredentialsConfig) string {
+	if c.DockerConfig != "" {
+		return c.DockerConfig
+	}
+	return cmp.Or(os.Getenv("DOCKER_CONFIG"), expand("~/.docker"))
+}
+
+func podmanFiles(c CredentialsConfig) []string {
+	if c.PodmanAuth != "" {
+		return []string{c.PodmanAuth}
+	}
+	return authinject.PodmanFiles(os.Getenv, expand("~"))
 }
 
 // expandReference lets a file reference begin in the home directory.
@@ -111,7 +121,7 @@ func readCAs(file string) ([]*x509.Certificate, error) {
 
 // routes are the upstreams as the door sees them.
 func (u *upstreams) routes() *proxy.Routes {
-	routes := &proxy.Routes{Default: u.config.DefaultUpstream, Known: u.sources.Knows, Hosts: u.loggedIn}
+	routes := &proxy.Routes{Default: u.config.DefaultUpstream, Known: u.knows, Hosts: u.loggedIn}
 	for _, entry := range u.config.Upstreams {
 		routes.Upstreams = append(routes.Upstreams, proxy.Upstream{Host: entry.Host, Aliases: entry.Aliases, Prefix: entry.Prefix})
 	}
@@ -121,11 +131,15 @@ func (u *upstreams) routes() *proxy.Routes {
 // loggedIn lists the registries that the user has credentials for, for messages:
 // a source that cannot be read has none here and says so when it is needed.
 func (u *upstreams) loggedIn(ctx context.Context) []string {
-	hosts, err := u.sources.Hosts(ctx)
+	caller := proxy.CallerFrom(ctx)
+	hosts, err := u.chain(caller.Principal).Hosts(ctx)
 	if err != nil {
 		return nil
 	}
-	return hosts
+	return slices.DeleteFunc(hosts, func(host string) bool {
+		// The login to this program itself is none to an upstream.
+		return !caller.Reaches(host) || slices.Contains(clientNames(u.config), host)
+	})
 }
 
 // names lists the registries that can be pushed to, as far as is known.
@@ -139,15 +153,17 @@ func (u *upstreams) names(ctx context.Context) []string {
 }
 
 // target returns the upstream of a host as the principal reaches it.
-func (u *upstreams) target(_ context.Context, principal, host string) (*forward.Target, error) {
-	r, err := u.reach(principal, host)
+func (u *upstreams) target(ctx context.Context, principal, host string) (*forward.Target, error) {
+	r, err := u.reach(principal, host, u.source(proxy.CallerFrom(ctx), principal, host))
 	if err != nil {
 		return nil, err
 	}
 	return &r.Target, nil
 }
 
-func (u *upstreams) reach(principal, host string) (*reach, error) {
+// reach is target with what doctor looks at. Its source is used where there is
+// no target yet.
+func (u *upstreams) reach(principal, host string, source authinject.Source) (*reach, error) {
 	key := targetKey{principal, host}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -168,7 +184,7 @@ func (u *upstreams) reach(principal, host string) (*reach, error) {
 		base = upstream.Throttle{Base: base, Rate: rate}
 	}
 	transport := &authinject.Transport{
-		Host: host, Origins: urls, Source: u.sources, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(), Base: base,
+		Host: host, Origins: urls, Source: source, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(), Base: base,
 	}
 	r := &reach{transport: transport, entry: entry, listed: listed}
 	r.Target = forward.Target{Principal: principal, Host: host, Owner: u.owner(principal, transport)}
@@ -179,6 +195,7 @@ func (u *upstreams) reach(principal, host string) (*reach, error) {
 		Notify:    u.forward.Retrying,
 		ChunkSize: size(entry.Sending.ChunkSize), MaxBody: size(entry.Sending.MaxBody),
 	}
+	u.forgetSome()
 	u.targets[key] = r
 	return r, nil
 }
@@ -230,7 +247,7 @@ func (u *upstreams) owner(principal string, t *authinject.Transport) func(contex
 		if err != nil {
 			return metadata.Owner{}, err
 		}
-		return metadata.Owner(authinject.Owner(u.secret, principal, t.Host, c)), nil
+		return metadata.Owner(authinject.Owner(u.secret(), principal, t.Host, c)), nil
 	}
 }
 

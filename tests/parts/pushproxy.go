@@ -26,8 +26,33 @@ type Config struct {
 	Storage         string       `json:"storage,omitempty"`
 	Credentials     *Credentials `json:"credentials,omitempty"`
 	Log             *Log         `json:"log,omitempty"`
+	Auth            string       `json:"auth,omitempty"`
+	Htpasswd        string       `json:"htpasswd,omitempty"`
+	Hosts           []string     `json:"hosts,omitempty"`
+	Principals      []Principal  `json:"principals,omitempty"`
+	Certificate     *Certificate `json:"certificate,omitempty"`
 	TLS             string       `json:"tls,omitempty"`
 	ForwardProxy    ForwardProxy `json:"forward_proxy"`
+}
+
+// Principal is one entry of Config.Principals.
+type Principal struct {
+	Name        string       `json:"name"`
+	Allow       *Scope       `json:"allow,omitempty"`
+	Credentials *Credentials `json:"credentials,omitempty"`
+}
+
+// Scope limits a principal.
+type Scope struct {
+	Upstreams    []string `json:"upstreams,omitempty"`
+	Repositories []string `json:"repositories,omitempty"`
+	Verbs        []string `json:"verbs,omitempty"`
+}
+
+// Certificate is what listeners beyond loopback show.
+type Certificate struct {
+	CertFile string `json:"cert_file"`
+	KeyFile  string `json:"key_file"`
 }
 
 // ForwardProxy is the forward-proxy door; without an address there is none.

@@ -1,0 +1,233 @@
+package tests
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"pushproxy/tests/parts"
+)
+
+// Secrets are unique and followed through every source, step and failure; afterwards nothing that pushproxy wrote or
+// answered holds one of them in any usual form.
+
+// canaries are the secrets of one run.
+type canaries struct {
+	password, identity, bearer, signed, local string
+}
+
+func newCanaries(name string) canaries {
+	c := func(kind string) string { return "canary/" + kind + "+" + digestOf([]byte(name + kind))[7:27] }
+	return canaries{password: c("password"), identity: c("identity"), bearer: strings.ReplaceAll(c("bearer"), "/", "."), signed: c("signed")}
+}
+
+// forms are the ways in which a secret may turn up.
+func forms(secret string) []string {
+	sum := sha256.Sum256([]byte(secret))
+	pair := "alice:" + secret
+	return []string{
+		secret, url.QueryEscape(secret), url.PathEscape(secret), base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
+		base64.StdEncoding.EncodeToString([]byte(pair)), base64.RawURLEncoding.EncodeToString([]byte(pair)), hex.EncodeToString([]byte(secret)), hex.EncodeToString(sum[:]),
+		secret[len(secret)-16:],
+	}
+}
+
+// strict is an upstream's rule: it takes the canaries for Alice's login, by Basic or by a token, and misbehaves on demand.
+type strict struct {
+	c       canaries
+	bearer  bool
+	failing string // empty, or how requests with a credential end
+	realm   string
+}
+
+func (s *strict) rule(w http.ResponseWriter, r *http.Request) bool {
+	_, password, basic := r.BasicAuth()
+	if r.URL.Path == "/token" {
+		_ = r.ParseForm()
+		if password != s.c.password && r.Form.Get("refresh_token") != s.c.identity {
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprintf(w, `{"errors":[{"code":"UNAUTHORIZED","message":"no login for %s %s"}]}`, r.Header.Get("Authorization"), r.Form.Encode())
+			return true
+		}
+		fmt.Fprintf(w, `{"token":%q,"access_token":%q,"expires_in":300}`, s.c.bearer, s.c.bearer)
+		return true
+	}
+	fine := basic && password == s.c.password && !s.bearer || s.bearer && r.Header.Get("Authorization") == "Bearer "+s.c.bearer
+	if fine && s.failing == "" {
+		r.SetBasicAuth(parts.Alice().Name, parts.Alice().Password)
+		return false
+	}
+	switch {
+	case !fine && s.bearer:
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="registry.test"`, s.realm))
+		w.WriteHeader(http.StatusUnauthorized)
+	case !fine:
+		w.Header().Set("WWW-Authenticate", `Basic realm="registry.test"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	case s.failing == "redirect":
+		w.Header().Set("Location", "http://127.0.0.1:9/blob?X-Amz-Signature="+url.QueryEscape(s.c.signed))
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	case s.failing == "cut":
+		panic(http.ErrAbortHandler)
+	default:
+		status := map[string]int{"401": 401, "403": 403, "400": 400, "502": 502}[s.failing]
+		w.Header().Set("WWW-Authenticate", `Basic realm="`+r.Header.Get("Authorization")+`"`)
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"errors":[{"code":"DENIED","message":"refused: %s %s"}]}`, r.Header.Get("Authorization"), password)
+	}
+	return true
+}
+
+func TestS16NoSecretIsWrittenOrSaid(t *testing.T) {
+	t.Parallel()
+	for _, source := range []struct {
+		name   string
+		bearer bool
+		put    func(t *testing.T, r *rig, c canaries)
+	}{
+		{"docker config", false, func(t *testing.T, r *rig, c canaries) {
+			writeFile(t, r.config.Credentials.DockerConfig, dockerConfig(upstreamName, parts.User{Name: "alice", Password: c.password}), 0o600)
+		}},
+		{"token server by GET", true, func(t *testing.T, r *rig, c canaries) {
+			writeFile(t, r.config.Credentials.DockerConfig, dockerConfig(upstreamName, parts.User{Name: "alice", Password: c.password}), 0o600)
+		}},
+		{"token server by OAuth2 POST", true, func(t *testing.T, r *rig, c canaries) {
+			writeFile(t, r.config.Credentials.DockerConfig, `{"auths":{"`+upstreamName+`":{"auth":"PHRva2VuPjo=","identitytoken":"`+c.identity+`"}}}`, 0o600)
+		}},
+		{"registry token", true, func(t *testing.T, r *rig, c canaries) {
+			writeFile(t, r.config.Credentials.DockerConfig, `{"auths":{"`+upstreamName+`":{"registrytoken":"`+c.bearer+`"}}}`, 0o600)
+		}},
+		{"helper", false, func(t *testing.T, r *rig, c canaries) {
+			script := "#!/bin/sh\ncat >/dev/null\necho " + c.password + " >&2\n" + `printf '{"ServerURL":"x","Username":"alice","Secret":"` + c.password + `"}'` + "\n"
+			withHelper(t, r, "canary", script, `{"credHelpers":{"`+upstreamName+`":"canary"}}`)
+		}},
+		{"environment", false, func(_ *testing.T, r *rig, c canaries) {
+			r.env = append(r.env, "DOCKER_AUTH_CONFIG="+dockerConfig(upstreamName, parts.User{Name: "alice", Password: c.password}))
+		}},
+		{"reference", false, func(t *testing.T, r *rig, c canaries) {
+			file := writeFile(t, filepath.Join(r.home, "password"), c.password+"\n", 0o600)
+			r.config.Credentials.References = []parts.Reference{{For: upstreamName, Username: "alice", Password: "file:" + file}}
+		}},
+		{"passthrough", false, func(_ *testing.T, r *rig, _ canaries) { r.config.Auth = "passthrough" }},
+	} {
+		t.Run(source.name, func(t *testing.T) {
+			t.Parallel()
+			pushproxyProgram(t, buildRace)
+			c := newCanaries(t.Name())
+			reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
+			up := &strict{c: c, bearer: source.bearer}
+			rec := startRecorder(t, reg.URL, nil)
+			up.realm = rec.URL
+			rec.setRule(up.rule)
+			r := startRig(t, rec.URL, func(r *rig) {
+				writeFile(t, r.config.Credentials.DockerConfig, "{}", 0o600)
+				r.config.Log = &parts.Log{Level: "debug"}
+				source.put(t, r, c)
+			})
+			c.local = r.newToken(t, "canary")
+			r.followSecrets(t, c, rec, up)
+		})
+	}
+}
+
+// followSecrets pushes, pulls and fails in every way, ends the program by SIGQUIT, and looks for secrets in all it left.
+func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict) {
+	t.Helper()
+	client := api{url: r.URL, user: parts.User{Name: "x", Password: c.local}}
+	if r.config.Auth == "passthrough" {
+		client.user = parts.User{Name: "alice", Password: c.password}
+	}
+	var said strings.Builder
+	pushSmall(t, client, upstreamName+"/acme/app")
+	for _, failing := range []string{"401", "403", "400"} {
+		failed := *up
+		failed.failing = failing
+		rec.setRule(failed.rule)
+		got, pushed := tryPush(t, client, upstreamName+"/acme/fails-"+failing)
+		if pushed {
+			t.Errorf("a push that ends in %s succeeds", failing)
+		}
+		fmt.Fprint(&said, got.Header, string(got.body))
+		for _, path := range []string{"/tags/list", "/manifests/1", "/blobs/" + digestOf([]byte(failing))} {
+			got := client.do(t, "GET", "/v2/"+upstreamName+"/acme/fails-"+failing+path, nil)
+			fmt.Fprint(&said, got.Header, string(got.body))
+		}
+	}
+	if strings.HasSuffix(t.Name(), "/helper") {
+		// These are tried again for a while.
+		for _, failing := range []string{"502", "cut", "redirect"} {
+			failed := *up
+			failed.failing = failing
+			rec.setRule(failed.rule)
+			got := client.do(t, "GET", "/v2/"+upstreamName+"/acme/fails/blobs/"+digestOf([]byte(failing)), nil)
+			fmt.Fprint(&said, got.Header, string(got.body))
+		}
+	}
+	wrong := api{url: r.URL, user: parts.User{Name: c.password, Password: c.local + "x"}}.do(t, "GET", "/v2/?access_token="+url.QueryEscape(c.password), nil)
+	fmt.Fprint(&said, wrong.Header, string(wrong.body))
+	if err := syscall.Kill(r.Pid(), syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-r.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("SIGQUIT does not end it")
+	}
+	if !strings.Contains(r.Output(), "goroutine ") {
+		t.Error("SIGQUIT left no goroutines in the log, so nothing was shown")
+	}
+	written := r.stored(t)
+	for what, text := range map[string]string{"said": said.String(), "logged": r.Output(), "stored": written} {
+		for _, secret := range []string{c.password, c.identity, c.bearer, c.signed, c.local} {
+			for _, form := range forms(secret) {
+				if hash := sha256.Sum256([]byte(secret)); secret == c.local && form == hex.EncodeToString(hash[:]) {
+					continue // what tokens are known by: of 256 random bits it tells nothing
+				}
+				if i := strings.Index(text, form); i >= 0 {
+					t.Errorf("%s is %s: …%q…", form, what, text[max(0, i-100):min(len(text), i+len(form)+20)])
+				}
+			}
+		}
+	}
+}
+
+// stored is all that is in the data directory, whose files are its owner's alone.
+func (r *rig) stored(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(r.config.DataDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("S17: %s has the mode %v", path, info.Mode())
+		}
+		if !info.Mode().IsRegular() {
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		all.Write(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.Len() == 0 {
+		t.Error("the data directory is empty, so nothing was shown")
+	}
+	return all.String()
+}
