@@ -96,7 +96,8 @@ func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 		s.err = s.run(ctx)
 		s.arrival.ended.Store(true)
 		if s.err != nil {
-			s.fail()
+			s.abandon()
+			s.end()
 		}
 		close(s.done)
 	}()
@@ -184,12 +185,20 @@ func (s *stream) end() {
 	}
 }
 
-// fail gives a broken stream's session back, and its place as the only one.
-func (s *stream) fail() {
-	if s.session != nil {
-		s.f.abandon(s.session)
+// take returns the session to the only one who may use it from now on, or nil.
+func (s *stream) take() *upstream.Upload {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	session := s.session
+	s.session = nil
+	return session
+}
+
+// abandon gives the session back, unless somebody took it.
+func (s *stream) abandon() {
+	if session := s.take(); session != nil {
+		s.f.abandon(session)
 	}
-	s.end()
 }
 
 // takeStream returns the stream of an upload that has become the blob d, or nil.
@@ -234,10 +243,7 @@ func (s *stream) drop() {
 	go func() {
 		defer s.f.running.Done()
 		<-s.done
-		// After an error the session was given back already.
-		if s.err == nil && s.session != nil {
-			s.f.abandon(s.session)
-		}
+		s.abandon()
 	}()
 }
 
@@ -281,9 +287,13 @@ func (s *stream) finish(ctx context.Context, owner metadata.Owner, d digest.Dige
 	case s.owner != owner:
 		return errUnwanted
 	}
-	err := s.session.Finish(ctx, d)
-	if err == nil {
-		s.session = nil
+	session := s.take()
+	if session == nil {
+		return errUnwanted
+	}
+	err := session.Finish(ctx, d)
+	if err != nil {
+		s.f.abandon(session)
 	}
 	return err
 }

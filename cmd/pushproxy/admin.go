@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"pushproxy/blobcache"
@@ -60,6 +61,17 @@ func openSocket(dataDir string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// work sends what is queued, keeps the cache within its limits and takes orders,
+// until ctx ends.
+func (a *admin) work(ctx context.Context, l net.Listener, news *herald) {
+	var tasks sync.WaitGroup
+	tasks.Go(func() { a.queue.Run(ctx) })
+	tasks.Go(func() { news.run(ctx) })
+	tasks.Go(func() { a.collector.run(ctx) })
+	tasks.Go(func() { a.serve(ctx, l, news.log) })
+	tasks.Wait()
 }
 
 // serve takes orders on the socket, which may be nil, until ctx ends.

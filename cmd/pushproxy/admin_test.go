@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +40,9 @@ type served struct {
 func serveQueue(t *testing.T) *served {
 	t.Helper()
 	home := clean(t)
+	// serve changes it for the whole process.
+	umask := syscall.Umask(0o077)
+	t.Cleanup(func() { syscall.Umask(umask) })
 	s := &served{t: t, reg: &upstreamtest.Registry{}, dir: filepath.Join(home, "data"), hooks: make(chan hookEvent, 10), config: filepath.Join(home, "config.yaml")}
 	s.reg.Fail = func(r *http.Request) int {
 		if strings.Contains(r.URL.Path, "/manifests/") {

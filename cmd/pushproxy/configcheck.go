@@ -73,3 +73,11 @@ func webURL(text string) string {
 	}
 	return ""
 }
+
+// defaultURL is where a registry is reached unless the configuration says so.
+func defaultURL(host string) string {
+	if host == "docker.io" {
+		return "https://registry-1.docker.io"
+	}
+	return "https://" + host
+}

@@ -47,8 +47,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	addFlags(root.PersistentFlags())
 	root.AddCommand(serveCommand(), configCommand(), doctorCommand(), setupCommand(), caCommand(),
-		tokenCommand(), loginCommand(), logoutCommand(), secretCommand(),
-		queueCommand(), waitCommand(), gcCommand(), fsckCommand(), versionCommand())
+		queueCommand(), waitCommand(), gcCommand(), fsckCommand(),
+		tokenCommand(), loginCommand(), logoutCommand(), secretCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})

@@ -70,11 +70,3 @@ func (h hop) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func userAgent() string { return "pushproxy/" + version() }
-
-// defaultURL is where a registry is reached unless the configuration says so.
-func defaultURL(host string) string {
-	if host == "docker.io" {
-		return "https://registry-1.docker.io"
-	}
-	return "https://" + host
-}

@@ -27,10 +27,8 @@ import (
 const (
 	// stopFor is how long a stop may take: what is under way ends or is given up.
 	stopFor = 25 * time.Second
-	// uploadIdle is how long an upload may lie before it is dropped, and sweepEvery
-	// how often that is looked for.
+	// uploadIdle is how long an upload may lie before it is dropped.
 	uploadIdle = 24 * time.Hour
-	sweepEvery = 10 * time.Minute
 	// The server's limits (trust.md S28). There is none on a whole request, since
 	// no limit suits every layer; bodies have one on pauses.
 	headerTimeout  = 10 * time.Second
@@ -95,23 +93,16 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	secret := newRotatingSecret(c.DataDir, stores.secret)
-	upstreams.secret = secret.get
-	forwarder.Uploads = upstreams.uploads
-	if forwarder.Seal, err = authinject.Sealer(stores.secret, "upload sessions"); err != nil {
+	news := newHerald(c.Queue.Webhook, log)
+	queue, err := openQueue(ctx, c, stores, forwarder, upstreams, news)
+	if err != nil {
 		return err
 	}
-	news := newHerald(c.Queue.Webhook, log)
-	queue := &forward.Queue{Forward: forwarder, Target: upstreams.target, Policy: upstreams.policy, Report: news.report}
-	damaged, err := queue.Open(ctx)
-	if err != nil {
-		return fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)
-	}
-	warnDamaged(log, damaged)
+	secret := newRotatingSecret(c.DataDir, stores.secret)
+	upstreams.secret = secret.get
 	registry := &proxy.Registry{
-		Routes: upstreams.routes(), Target: upstreams.target,
+		Routes: upstreams.routes(), Target: upstreams.target, Queue: queueFor(c, queue), Async: upstreams.async,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
-		Queue: queue, Async: upstreams.async,
 	}
 	if err := lock(ctx, c, registry, d.registry, stores.secret); err != nil {
 		return err
@@ -125,18 +116,40 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		"registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
-	tasks.Go(func() { secret.watch(background, meta, log) })
-	tasks.Go(func() { queue.Run(background) })
-	tasks.Go(func() { news.run(background) })
 	tasks.Go(func() { stores.ballast.run(background, log) })
+	tasks.Go(func() { secret.watch(background, meta, log) })
 	tasks.Go(func() { watchdog(background, inTheClear(d.registry)) })
 	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: newCollector(cache, c.Cache, queue.Needed, log)}
-	tasks.Go(func() { orders.collector.run(background) })
-	tasks.Go(func() { orders.serve(background, socket, log) })
+	tasks.Go(func() { orders.work(background, socket, news) })
 	err = runDoors(ctx, d, forwarder, log)
 	end()
 	tasks.Wait()
 	return err
+}
+
+// openQueue reads the queued pushes and prepares what they are sent with.
+func openQueue(ctx context.Context, c Config, s *stores, f *forward.Forwarder, u *upstreams, news *herald) (*forward.Queue, error) {
+	var err error
+	f.Uploads = u.uploads
+	if f.Seal, err = authinject.Sealer(s.secret, "upload sessions"); err != nil {
+		return nil, err
+	}
+	queue := &forward.Queue{Forward: f, Target: u.target, Policy: u.policy, Report: news.report}
+	damaged, err := queue.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)
+	}
+	warnDamaged(news.log, damaged)
+	return queue, nil
+}
+
+// queueFor returns the queue, or nil where nobody has the client's credential
+// any more when the client has gone.
+func queueFor(c Config, queue *forward.Queue) *forward.Queue {
+	if c.Auth == string(proxy.AuthPassthrough) {
+		return nil
+	}
+	return queue
 }
 
 // runDoors answers until ctx ends, and then lets what is under way finish.

@@ -24,8 +24,8 @@ var (
 	cuts    = flag.Int("cuts", 1, "how often the power is cut")
 	fills   = flag.Int("fills", 1, "how often the disk is filled")
 	flips   = flag.Int("flips", 10, "how many bytes are flipped")
-	outages = flag.Int("outages", 2, "how often the upstream goes away")
-	pushes  = flag.Int("pushes", 100, "how many pushes the leak check makes")
+	outages = flag.Int("outages", 1, "how often the upstream goes away")
+	pushes  = flag.Int("pushes", 40, "how many pushes the leak check makes")
 	gib     = flag.Int("gib", 0, "how many GiB are cached when the program is killed and started again")
 	storage = flag.String("storage", "badger", "where the program keeps blobs: badger or files")
 	seed    = flag.Uint64("seed", 0, "of everything that is left to chance; 0: another each time")
@@ -130,6 +130,16 @@ func (r *rig) healthy() {
 		log := r.running.Output()
 		r.t.Fatalf("pushproxy ended by itself:\n%s", log[max(0, len(log)-4000):])
 	default:
+	}
+}
+
+// ended reports whether the program has ended by itself.
+func (r *rig) ended() bool {
+	select {
+	case <-r.running.Done():
+		return true
+	case <-time.After(300 * time.Millisecond):
+		return false
 	}
 }
 
