@@ -3,6 +3,7 @@
 package blobcache_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
@@ -84,6 +85,35 @@ func TestSpaceOfDroppedUploadsReturnsWhileWritersGoOn(t *testing.T) {
 	for n := range 16 {
 		if _, err := s.GetChunk(t.Context(), blobcachetest.ID("upload0"), n, nil); err != nil {
 			t.Errorf("the upload that was kept: %v", err)
+		}
+	}
+}
+
+func TestWhatAReclaimMovesIsNotWrittenOver(t *testing.T) {
+	t.Parallel()
+	s := openBadger(t, filepath.Join(t.TempDir(), "cache"))
+	alive, dead := blobcachetest.ID("alive"), blobcachetest.ID("dead")
+	for n := range 24 {
+		for seed, upload := range []string{alive, dead, dead} {
+			if err := s.PutChunk(t.Context(), upload, n+24*seed, blobcachetest.Bytes(n+24*seed, blobcache.ChunkSize)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.Drop(t.Context(), dead); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 24 {
+		if err := s.PutChunk(t.Context(), alive, 100+n, blobcachetest.Bytes(100+n, blobcache.ChunkSize)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 24 {
+		for _, n := range []int{n, 100 + n} {
+			p, err := s.GetChunk(t.Context(), alive, n, nil)
+			if err != nil || !bytes.Equal(p, blobcachetest.Bytes(n, blobcache.ChunkSize)) {
+				t.Fatalf("chunk %d after Drop: %d bytes, %v", n, len(p), err)
+			}
 		}
 	}
 }

@@ -16,6 +16,9 @@
 //	used/<digest>           usedRecord: when the blob was last used, for Collect
 //	format                  version of this layout
 //
+// With files, chunks of bodies over 64 KiB are in files/<xx>/<upload id>
+// instead (file.go).
+//
 // An upload id is 32 hexadecimal digits, random. Records are binary (record.go)
 // and end with a CRC32C. blob/<digest> is the commit point: without it a blob is not here,
 // whatever chunks are. Chunks that neither an upload nor a blob record refers

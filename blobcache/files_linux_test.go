@@ -1,6 +1,8 @@
 package blobcache_test
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,7 +30,30 @@ func TestAFileSystemWithoutSpaceIsAnErrorThatLeavesNothingBehind(t *testing.T) {
 	t.Cleanup(func() { run(t, "umount", filepath.Join(dir, "files")) })
 	s := openFiles(t, dir, blobcache.FilesOptions{BadgerOptions: noFloor})
 	c := blobcache.New(s, s)
+	late := blobcachetest.ID("late")
+	tail := blobcachetest.Bytes(3, 100<<10)
+	for n, p := range map[int][]byte{1: blobcachetest.Bytes(1, 1<<20), 2: tail} {
+		if err := s.PutChunk(t.Context(), late, n, p); err != nil {
+			t.Fatal(err)
+		}
+	}
 	seeds := fill(t, c)
+	var err error
+	for i := 0; err == nil; i++ {
+		err = s.PutChunk(t.Context(), blobcachetest.ID("filler"), i, blobcachetest.Bytes(1, 100<<10))
+	}
+	// In front of a chunk that is there, nothing can be cut off.
+	putErr := s.PutChunk(t.Context(), late, 0, blobcachetest.Bytes(2, 1<<20))
+	if _, getErr := s.GetChunk(t.Context(), late, 0, nil); !errors.Is(putErr, blobcache.ErrFull) || !errors.Is(getErr, blobcache.ErrUnknown) {
+		t.Errorf("a chunk without space: %v, then %v; want ErrFull, then ErrUnknown", putErr, getErr)
+	}
+	putErr = s.PutChunk(t.Context(), late, 2, blobcachetest.Bytes(4, 1<<20))
+	if p, err := s.GetChunk(t.Context(), late, 2, nil); !errors.Is(putErr, blobcache.ErrFull) || err != nil || !bytes.Equal(p, tail) {
+		t.Errorf("a longer chunk without space: %v, then %d bytes, %v; want ErrFull, then what it was to replace", putErr, len(p), err)
+	}
+	if err := s.Drop(t.Context(), late, blobcachetest.ID("filler")); err != nil {
+		t.Fatal(err)
+	}
 	if len(seeds) < 5 {
 		t.Fatalf("only %d blobs of 5 MiB fit on 64 MiB", len(seeds))
 	}

@@ -62,13 +62,22 @@ func pushSeed(t *testing.T, c *blobcache.Cache, seed int) error {
 
 func TestAFullDiskRefusesUploadsAndLosesNothing(t *testing.T) {
 	t.Parallel()
-	dir, _ := smallDisk(t, 128<<20)
 	o := small
 	o.Floor = 2*o.ValueLogFileSize + 4*o.MemTableSize
-	open := func() *blobcache.Badger {
-		s, err := blobcache.OpenBadger(dir, o)
+	for name, inBadger := range map[string]bool{"badger": true, "files": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fillAndFree(t, blobcache.FilesOptions{BadgerOptions: o, InBadger: inBadger})
+		})
+	}
+}
+
+func fillAndFree(t *testing.T, o blobcache.FilesOptions) {
+	dir, _ := smallDisk(t, 128<<20)
+	open := func() *blobcache.Files {
+		s, err := blobcache.OpenFiles(dir, o)
 		if err != nil {
-			t.Fatalf("OpenBadger: %v", err)
+			t.Fatalf("OpenFiles: %v", err)
 		}
 		return s
 	}
