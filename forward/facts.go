@@ -30,6 +30,10 @@ func fresh(p metadata.Presence, now time.Time) bool {
 	return p.How != metadata.Deleted && age >= 0 && (age < presenceFor || (p.How == metadata.Named && age < namedFor))
 }
 
+// Fresh reports whether a presence is worth no further look for now. Whether it
+// may be relied on depends on who asks.
+func Fresh(p metadata.Presence) bool { return fresh(p, time.Now()) }
+
 // believed reports whether the repository can be taken to hold a blob or
 // manifest without asking the upstream. What others saw there does not count:
 // to rely on it would tell this owner of a repository they may not read.

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/blobcache"
+	"pushproxy/forward"
 	"pushproxy/metadata"
 	"pushproxy/oci"
 )
@@ -24,22 +25,28 @@ const lookFor = 5 * time.Second
 // its length in bytes. A blob that was deleted from the repository is not held
 // there until it is pushed again.
 func (g *Registry) held(c *call, d digest.Digest) (size int64, ok bool, err error) {
+	size, _, ok, err = g.heldAnd(c, d)
+	return size, ok, err
+}
+
+// heldAnd is held, with what is known of the blob in the repository upstream.
+func (g *Registry) heldAnd(c *call, d digest.Digest) (size int64, p metadata.Presence, ok bool, err error) {
 	granted, err := g.Meta.Granted(c.Context(), c.principal, d)
 	if err != nil || !granted {
-		return 0, false, err
+		return 0, p, false, err
 	}
 	if size, err = g.Cache.Stat(c.Context(), d); err != nil {
 		if errors.Is(err, blobcache.ErrUnknown) {
 			err = nil
 		}
-		return 0, false, err
+		return 0, p, false, err
 	}
 	p, known, err := g.Meta.Presence(c.Context(), c.repo, d)
-	return size, err == nil && (!known || p.How != metadata.Deleted), err
+	return size, p, err == nil && (!known || p.How != metadata.Deleted), err
 }
 
 func (g *Registry) headBlob(c *call) error {
-	size, ok, err := g.held(c, c.Digest)
+	size, p, ok, err := g.heldAnd(c, c.Digest)
 	if err != nil {
 		return err
 	}
@@ -48,7 +55,7 @@ func (g *Registry) headBlob(c *call) error {
 		if size, err = g.look(c); err != nil {
 			return err
 		}
-	case g.eager(c):
+	case !forward.Fresh(p) && g.eager(c):
 		g.Forward.Start(c.target, c.repo, c.Digest, "", "")
 	}
 	h := c.blobHeader(c.Digest)
