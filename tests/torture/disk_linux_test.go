@@ -136,6 +136,7 @@ func TestNoQueuedPushIsLostToPowerCuts(t *testing.T) {
 			down.set(nil)
 		}
 		stop := r.load(1)
+		r.acknowledged()
 		<-time.After(300*time.Millisecond + time.Duration(chance.Int64N(int64(1500*time.Millisecond))))
 		d.cut()
 		// Whatever is acknowledged from here on is a lie that the check finds.

@@ -13,6 +13,7 @@ func TestNothingAcknowledgedIsLostToKills(t *testing.T) {
 	r.start()
 	stop := r.load(0.6)
 	chance := rand.New(rand.NewPCG(*seed, 99))
+	r.acknowledged()
 	for range *kills {
 		<-time.After(time.Duration(chance.Int64N(int64(700 * time.Millisecond))))
 		r.healthy()

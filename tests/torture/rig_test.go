@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -154,6 +155,20 @@ func (r *rig) load(asyncShare float64) (stop func()) {
 		close(end)
 		running.Wait()
 	}
+}
+
+// acknowledged waits until a push was: before that there is nothing to lose.
+func (r *rig) acknowledged() {
+	r.t.Helper()
+	for began := time.Now(); time.Since(began) < time.Minute; {
+		for _, c := range r.clients {
+			if slices.ContainsFunc(c.Pushes(), func(p Push) bool { return p.Acked }) {
+				return
+			}
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	r.t.Fatal("no push was acknowledged within a minute")
 }
 
 type job struct {
