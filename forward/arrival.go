@@ -61,23 +61,10 @@ func (f *Forwarder) Arriving(t *Target, repo oci.Repo, upload string, d digest.D
 	return Arriving{a}
 }
 
-// Arrived returns the Arriving of an upload whose stream has begun, for Pace.
-func (f *Forwarder) Arrived(upload string) Arriving {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if s := f.streams.byUpload[upload]; s != nil {
-		return Arriving{s.arrival}
-	}
-	return Arriving{}
-}
-
 // Pace holds a client back that must not get far ahead of the upstream: it
 // returns when the upstream is at most about ten seconds behind the received
 // bytes, when nothing is being sent on, or when ctx ends.
 func (in Arriving) Pace(ctx context.Context, received int64) {
-	if in.a == nil {
-		return
-	}
 	for !in.a.ended.Load() && received-in.a.sent.Load() > in.a.allowance() {
 		select {
 		case <-time.After(pacePoll):
