@@ -60,7 +60,7 @@ func (d helperDir) runs(t *testing.T) int {
 
 const answerBob = `echo '{"ServerURL":"https://evil.example","Username":"bob","Secret":"` + canary + `"}'`
 
-func TestHelpersThatFailAreErrorsThatShowNothing(t *testing.T) {
+func TestS15HelpersThatFailAreErrorsThatShowNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ script, want string }{
 		"prints the secret and fails":        {"echo " + canary + "; echo " + canary + " >&2; exit 1", "exit status 1"},
@@ -109,7 +109,7 @@ func TestHelpersThatFailAreErrorsThatShowNothing(t *testing.T) {
 	}
 }
 
-func TestAHelperWhoseChildHoldsItsOutputStillAnswers(t *testing.T) {
+func TestS15AHelperWhoseChildHoldsItsOutputStillAnswers(t *testing.T) {
 	t.Parallel()
 	dir, h, _ := newHelpers(t)
 	dir.write(t, "x", answerBob+"; sleep 1000 & echo $! > '"+string(dir)+"/child'")
@@ -146,7 +146,7 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }
 
-func TestWhatAHelperGets(t *testing.T) {
+func TestS15WhatAHelperGets(t *testing.T) {
 	t.Setenv("PUSHPROXY_TEST_SECRET", canary)
 	t.Setenv("PUSHPROXY_TEST_WANTED", "yes")
 	dir, h, _ := newHelpers(t)
@@ -173,7 +173,7 @@ func TestWhatAHelperGets(t *testing.T) {
 	}
 }
 
-func TestHelpersAreFoundInTrustworthyPlacesOnly(t *testing.T) {
+func TestS15HelpersAreFoundInTrustworthyPlacesOnly(t *testing.T) {
 	t.Parallel()
 	dir, h, _ := newHelpers(t)
 	dir.write(t, "good", answerBob)

@@ -44,7 +44,7 @@ func TestAnswersOfHelpersAreCachedForFourFifthsOfTheirLife(t *testing.T) {
 	}
 }
 
-func TestManyCallersShareOneRunAndFewRunAtATime(t *testing.T) {
+func TestS15ManyCallersShareOneRunAndFewRunAtATime(t *testing.T) {
 	t.Parallel()
 	dir, h, _ := newHelpers(t)
 	lock := string(dir) + "/slot"
@@ -124,7 +124,7 @@ func TestHelpersInTheOrderOfDocker(t *testing.T) {
 	}
 }
 
-func TestAFailingStoreIsAnErrorAndNotAFallback(t *testing.T) {
+func TestS14AFailingStoreIsAnErrorAndNotAFallback(t *testing.T) {
 	t.Parallel()
 	dir, h, _ := newHelpers(t)
 	dir.write(t, "store", "exit 1")

@@ -47,7 +47,7 @@ func TestIdentityTokensAreExchangedByPost(t *testing.T) {
 	}
 }
 
-func TestAReplacedRefreshTokenIsUsedAndBoundToItsRealm(t *testing.T) {
+func TestS10AReplacedRefreshTokenIsUsedAndBoundToItsRealm(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := &registry{realm: "https://auth.registry.test/a"}

@@ -55,7 +55,7 @@ func TestTheSentRequestIsNotGivenBack(t *testing.T) {
 	}
 }
 
-func TestOnlyTheExactOriginGetsTheCredential(t *testing.T) {
+func TestS11OnlyTheExactOriginGetsTheCredential(t *testing.T) {
 	t.Parallel()
 	for name, address := range map[string]string{
 		"another port":             "https://registry.test:8443/v2/acme/app/blobs/uploads/1",
@@ -92,7 +92,7 @@ func TestOnlyTheExactOriginGetsTheCredential(t *testing.T) {
 	}
 }
 
-func TestRedirectsTakeNothingAlong(t *testing.T) {
+func TestS11RedirectsTakeNothingAlong(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{
 		"https://cdn.registry.test/blob", "https://registry.test:8443/blob", "http://registry.test/blob",
@@ -134,7 +134,7 @@ func TestRedirectsTakeNothingAlong(t *testing.T) {
 	}
 }
 
-func TestATokenServerNeverGetsThePasswordOfABasicDowngrade(t *testing.T) {
+func TestS10ATokenServerNeverGetsThePasswordOfABasicDowngrade(t *testing.T) {
 	t.Parallel()
 	// Harbor answers Basic to a token that it refuses (protocol.md C7).
 	r := &registry{}

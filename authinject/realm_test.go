@@ -10,7 +10,7 @@ import (
 	"pushproxy/oci"
 )
 
-func TestHostileRealmsNeverSeeTheCredential(t *testing.T) {
+func TestS10HostileRealmsNeverSeeTheCredential(t *testing.T) {
 	t.Parallel()
 	for name, realm := range map[string]string{
 		"another domain":                       "https://evil.example/token",
@@ -104,7 +104,7 @@ func TestRealmsThatBelongToTheRegistryAreAccepted(t *testing.T) {
 	}
 }
 
-func TestRealmsOfNeighboursAreRefused(t *testing.T) {
+func TestS10RealmsOfNeighboursAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		origin, realm string
@@ -155,7 +155,7 @@ func TestARefusedRealmNamesItsHostAndTheRemedy(t *testing.T) {
 	mustSend(t, tr, 201, "GET", manifest, "")
 }
 
-func TestARealmsOwnQueryCannotWidenTheRequest(t *testing.T) {
+func TestS10ARealmsOwnQueryCannotWidenTheRequest(t *testing.T) {
 	t.Parallel()
 	r := &registry{realm: "https://registry.test/token?scope=repository:secret/app:pull&service=other&account=root&keep=1"}
 	tr, w := newTransport(r, fixed{"": bob})

@@ -94,7 +94,7 @@ func TestTheFirstSourceThatHasOneAnswers(t *testing.T) {
 	}
 }
 
-func TestTheTransportAsksForItsOwnHostOnly(t *testing.T) {
+func TestS14TheTransportAsksForItsOwnHostOnly(t *testing.T) {
 	t.Parallel()
 	tr, _ := newTransport(nil, fixed{"": bob})
 	for _, host := range []string{"registry.test", "other.test", ""} {

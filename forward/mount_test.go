@@ -156,7 +156,7 @@ func TestTheNumberOfMountsDependsOnTheSize(t *testing.T) {
 	}
 }
 
-func TestMountsComeFromTheOwnersOwnRepositoriesAlone(t *testing.T) {
+func TestS20MountsComeFromTheOwnersOwnRepositoriesAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
 	layer := r.blob("layer", large)
@@ -199,7 +199,7 @@ func TestMountsAreTriedWhereTheNamesAreMostAlikeAndTheClientsHintFirst(t *testin
 	}
 }
 
-func TestMountNeedsTheUpstreamsWord(t *testing.T) {
+func TestS22MountNeedsTheUpstreamsWord(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
 	layer := r.blob("layer", large)
@@ -235,7 +235,7 @@ func TestMountNeedsTheUpstreamsWord(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamThatLiesAboutMountsGetsTheBytes(t *testing.T) {
+func TestS22AnUpstreamThatLiesAboutMountsGetsTheBytes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
 	config, layer := r.blob("config", tiny), r.blob("layer", large)

@@ -78,10 +78,10 @@ func TestManifestsThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestADeletedManifestStaysDeleted is trust S27: membership of a repository
+// TestS27ADeletedManifestStaysDeleted is trust S27: membership of a repository
 // goes with the deletion, and the same bytes elsewhere or later bring nothing
 // back that was not pushed again.
-func TestADeletedManifestStaysDeleted(t *testing.T) {
+func TestS27ADeletedManifestStaysDeleted(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, kv metadata.KV) {
 		db, ctx := &metadata.DB{KV: kv}, t.Context()
@@ -127,7 +127,7 @@ func TestADeletedManifestStaysDeleted(t *testing.T) {
 	})
 }
 
-func TestTagsAgreeWithAModelOverRandomHistories(t *testing.T) {
+func TestS27TagsAgreeWithAModelOverRandomHistories(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, kv metadata.KV) {
 		const seed = 5

@@ -65,7 +65,7 @@ func of(texts []string) (out []digest.Digest) {
 	return out
 }
 
-func TestParseManifestRefusesWhatTwoReadersCouldReadDifferently(t *testing.T) {
+func TestS25ParseManifestRefusesWhatTwoReadersCouldReadDifferently(t *testing.T) {
 	t.Parallel()
 	for says, doc := range map[string]string{
 		"layers beside manifests":      `{"layers":[` + desc("1") + `],"manifests":[` + desc("m") + `]}`,

@@ -58,7 +58,7 @@ func TestTheAuditLogSaysWhoPushedWhatWithWhichCredential(t *testing.T) {
 	}
 }
 
-func TestNoClientWritesALineOfTheAuditLog(t *testing.T) {
+func TestS30NoClientWritesALineOfTheAuditLog(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	lines := audited(t, r)

@@ -213,7 +213,7 @@ func TestABlobWithoutAGrantIsAsUnknownAsAnyOther(t *testing.T) {
 	}
 }
 
-func TestADeletedBlobIsGoneUntilItIsPushedAgain(t *testing.T) {
+func TestS27ADeletedBlobIsGoneUntilItIsPushedAgain(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, r *rig) {
 		r.up.MountAnswer = 202

@@ -72,7 +72,7 @@ func TestALeafIsTrustedByWhoTrustsTheBundle(t *testing.T) {
 	}
 }
 
-func TestNamesThatTheCAWasNotMadeForGetNoLeaf(t *testing.T) {
+func TestS34NamesThatTheCAWasNotMadeForGetNoLeaf(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t, "localhost", "ghcr.io")
 	for _, name := range []string{"google.com", "xghcr.io", "io", "ghcr.io.evil.test", "8.8.8.8", "10.1.2.3", ""} {
@@ -85,7 +85,7 @@ func TestNamesThatTheCAWasNotMadeForGetNoLeaf(t *testing.T) {
 	}
 }
 
-func TestAStolenIntermediateCannotSignForOtherNames(t *testing.T) {
+func TestS34AStolenIntermediateCannotSignForOtherNames(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t, "localhost", "ghcr.io")
 	for _, name := range []string{"google.com", "8.8.8.8", "10.1.2.3", "2001:db8::1"} {
@@ -99,7 +99,7 @@ func TestAStolenIntermediateCannotSignForOtherNames(t *testing.T) {
 	}
 }
 
-func TestTheIntermediateIsBoundAndTheRootHasNoKey(t *testing.T) {
+func TestS34TheIntermediateIsBoundAndTheRootHasNoKey(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t, "localhost", "ghcr.io")
 	i := ca.issuers[0]
@@ -135,7 +135,7 @@ func TestTheIntermediateIsBoundAndTheRootHasNoKey(t *testing.T) {
 	}
 }
 
-func TestALeafLivesForAWeekAndIsMadeAnewBeforeItEnds(t *testing.T) {
+func TestS34ALeafLivesForAWeekAndIsMadeAnewBeforeItEnds(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "ca")
 	synctest.Test(t, func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestABundleThatWasLostIsMadeAgain(t *testing.T) {
 	}
 }
 
-func TestTheLeafCacheIsBounded(t *testing.T) {
+func TestS34TheLeafCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t, "ghcr.io")
 	first := leafOf(t, ca, "ghcr.io")

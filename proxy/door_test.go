@@ -113,7 +113,7 @@ func TestANamespaceThatIsThisDoorSaysNothing(t *testing.T) {
 	}
 }
 
-func TestAPanicEndsOneRequestAndTellsNothing(t *testing.T) {
+func TestS33APanicEndsOneRequestAndTellsNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	target := r.door.Target
@@ -153,7 +153,7 @@ func TestClientsSeeTheFirstErrorAndNo401(t *testing.T) {
 	}
 }
 
-func TestTheLogHoldsNoQueriesAndNoLongLines(t *testing.T) {
+func TestS30TheLogHoldsNoQueriesAndNoLongLines(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.want(404, "GET", "/v2/"+strings.Repeat("x", 10000)+"/none?token=secret-canary", nil)
@@ -167,7 +167,7 @@ func TestTheLogHoldsNoQueriesAndNoLongLines(t *testing.T) {
 
 // What a client sends to prove itself to this door is not for upstreams, and
 // neither is anything else that it chose.
-func TestClientHeadersDoNotReachTheUpstream(t *testing.T) {
+func TestS31ClientHeadersDoNotReachTheUpstream(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.want(404, "GET", app+"/manifests/v1", nil, "Authorization: Bearer canary", "Cookie: canary", "X-Forwarded-Host: canary", "Connection: X-Secret", "X-Secret: canary")

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestTheGuardLetsRegistryClientsInAndNobodyElse(t *testing.T) {
+func TestS6S7S31TheGuardLetsRegistryClientsInAndNobodyElse(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		line    string // request line, without the protocol
@@ -110,7 +110,7 @@ func TestRefusalsOfTheGuardSayWhatToDo(t *testing.T) {
 	}
 }
 
-func TestAcceptedHostsFollowFromTheListeners(t *testing.T) {
+func TestS6AcceptedHostsFollowFromTheListeners(t *testing.T) {
 	for _, test := range []struct {
 		name, listen string
 		accepted     []string

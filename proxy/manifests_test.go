@@ -238,7 +238,7 @@ func TestAManifestMayTakeLongerThanABodyMayPause(t *testing.T) {
 	})
 }
 
-func TestADeletedManifestIsGoneUntilItIsPushedAgain(t *testing.T) {
+func TestS27ADeletedManifestIsGoneUntilItIsPushedAgain(t *testing.T) {
 	for _, by := range []string{"tag", "digest"} {
 		t.Run("by "+by, func(t *testing.T) {
 			t.Parallel()

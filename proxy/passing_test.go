@@ -69,7 +69,7 @@ func TestAStopEndsTunnelsToOthers(t *testing.T) {
 	}
 }
 
-func TestAPanicInATunnelEndsThatRequestAlone(t *testing.T) {
+func TestS33APanicInATunnelEndsThatRequestAlone(t *testing.T) {
 	t.Parallel()
 	r := startDoor(t, nil)
 	// This door has no Target: every request for a repository panics.

@@ -78,7 +78,7 @@ func lies(blob, flipped []byte) map[string]func(http.ResponseWriter) {
 	}
 }
 
-func TestBytesThatAreNotTheBlobNeverReachTheCacheOrTheClient(t *testing.T) {
+func TestS26BytesThatAreNotTheBlobNeverReachTheCacheOrTheClient(t *testing.T) {
 	for _, size := range []int{1000, 3 << 20} {
 		blob := blobOf(size)
 		d := digest.FromBytes(blob)

@@ -73,7 +73,7 @@ var routed = []struct {
 	{"a line beside", "", "ghcr.io\r\nX: y", "acme/app", ""},
 }
 
-func TestNamesFindTheirUpstream(t *testing.T) {
+func TestS13NamesFindTheirUpstream(t *testing.T) {
 	for _, test := range routed {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +99,7 @@ func TestNamesFindTheirUpstream(t *testing.T) {
 	}
 }
 
-func TestAFailingCredentialSourceIsAnErrorAndNoUnknownName(t *testing.T) {
+func TestS14AFailingCredentialSourceIsAnErrorAndNoUnknownName(t *testing.T) {
 	t.Parallel()
 	if _, err := testRoutes("").Route(t.Context(), "", "broken.test/app"); !errors.Is(err, oci.ErrDenied) {
 		t.Errorf("%v, want the source's own error", err)
@@ -114,7 +114,7 @@ func TestWithoutAnyRouteTheErrorSaysHowToGetOne(t *testing.T) {
 	}
 }
 
-func TestNamesThatTheUpstreamCannotHaveAreRefused(t *testing.T) {
+func TestS13NamesThatTheUpstreamCannotHaveAreRefused(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", oci.MaxName-2)
 	if _, err := testRoutes("mirror.test").Route(t.Context(), "", long); !errors.Is(err, oci.ErrNameInvalid) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestSlowClients(t *testing.T) {
+func TestS28SlowClients(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		every  time.Duration
@@ -82,7 +82,7 @@ func TestABodyThatNobodyWantsDoesNotHoldTheConnection(t *testing.T) {
 	})
 }
 
-func TestAClientThatDoesNotReadIsGivenUp(t *testing.T) {
+func TestS28AClientThatDoesNotReadIsGivenUp(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, r *rig) {
 		d := r.pushBlob(app, blobOf(3<<20))

@@ -63,7 +63,7 @@ func (tr *trap) port(t *testing.T) string {
 	return u.Port()
 }
 
-func TestNoCredentialGoesToAHostileRealm(t *testing.T) {
+func TestS10NoCredentialGoesToAHostileRealm(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, realm string }{
 		{"at another port of the same address", "http://127.0.0.1:PORT/token"},
@@ -102,7 +102,7 @@ func TestNoCredentialGoesToAHostileRealm(t *testing.T) {
 	}
 }
 
-func TestNoCredentialFollowsARedirect(t *testing.T) {
+func TestS11NoCredentialFollowsARedirect(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string

@@ -82,7 +82,7 @@ func withHelper(t *testing.T, r *rig, name, script, config string) {
 	writeFile(t, r.config.Credentials.DockerConfig, config, 0o600)
 }
 
-func TestAHelperThatMisbehavesIsAnErrorThatNamesIt(t *testing.T) {
+func TestS14S15AHelperThatMisbehavesIsAnErrorThatNamesIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, script string }{
 		{"fails and prints the secret", "#!/bin/sh\ncat >/dev/null\necho " + canary + "\necho " + canary + " >&2\nexit 1\n"},

@@ -57,7 +57,7 @@ func verifiers(t *testing.T) map[string]func(t *testing.T, caFile, name string, 
 	}
 }
 
-func TestVerifiersTrustTheCAForItsOwnNamesAndNothingThatAThiefSigns(t *testing.T) {
+func TestS34VerifiersTrustTheCAForItsOwnNamesAndNothingThatAThiefSigns(t *testing.T) {
 	t.Parallel()
 	d := startDoors(t, nil)
 	for program, trusts := range verifiers(t) {

@@ -16,7 +16,7 @@ import (
 
 // The ways in which intercepting proxies have been abused (trust.md section 5), tried on the built program.
 
-func TestATunnelReachesItsOwnUpstreamOnly(t *testing.T) {
+func TestS35ATunnelReachesItsOwnUpstreamOnly(t *testing.T) {
 	t.Parallel()
 	tr := startTrap(t)
 	d := startDoors(t, func(r *rig) {
@@ -62,7 +62,7 @@ func rawAsk(t *testing.T, c net.Conn, request string) int {
 	return resp.StatusCode
 }
 
-func TestPlainTextInATunnelIsNotForwarded(t *testing.T) {
+func TestS35PlainTextInATunnelIsNotForwarded(t *testing.T) {
 	t.Parallel()
 	tr := startTrap(t)
 	d := startDoors(t, nil)
@@ -75,7 +75,7 @@ func TestPlainTextInATunnelIsNotForwarded(t *testing.T) {
 	}
 }
 
-func TestTheForwardProxyDoorIsNoOpenProxy(t *testing.T) {
+func TestS35TheForwardProxyDoorIsNoOpenProxy(t *testing.T) {
 	t.Parallel()
 	tr := startTrap(t)
 	for _, others := range []bool{false, true} {
@@ -106,7 +106,7 @@ func TestTheForwardProxyDoorIsNoOpenProxy(t *testing.T) {
 	}
 }
 
-func TestAnUploadInATunnelMayAskBeforeItSends(t *testing.T) {
+func TestS35AnUploadInATunnelMayAskBeforeItSends(t *testing.T) {
 	t.Parallel()
 	d := startDoors(t, nil)
 	location := d.inTunnel(t).begin(t, "team/app")
@@ -126,7 +126,7 @@ func TestAnUploadInATunnelMayAskBeforeItSends(t *testing.T) {
 	}
 }
 
-func TestTunnelsHaveTheLimitsOfTheDoor(t *testing.T) {
+func TestS28S35TunnelsHaveTheLimitsOfTheDoor(t *testing.T) {
 	t.Parallel()
 	d := startDoors(t, nil)
 	t.Run("headers", func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestTunnelsHaveTheLimitsOfTheDoor(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamThatIsDownIsAnsweredInsideTheTunnel(t *testing.T) {
+func TestS35AnUpstreamThatIsDownIsAnsweredInsideTheTunnel(t *testing.T) {
 	t.Parallel()
 	d := startDoors(t, func(r *rig) { r.config.Upstreams[0].URL = "https://127.0.0.1:1" })
 	got := d.inTunnel(t).do(t, "GET", "/v2/team/app/tags/list", nil)
@@ -201,7 +201,7 @@ func TestAStopLetsAnUploadInATunnelFinish(t *testing.T) {
 	<-d.Done()
 }
 
-func TestTenThousandConnectsLeaveMemoryFlat(t *testing.T) {
+func TestS34S35TenThousandConnectsLeaveMemoryFlat(t *testing.T) {
 	if testing.Short() {
 		leftOut(t, "ten thousand connections, and -short was asked for")
 	}

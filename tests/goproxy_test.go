@@ -8,7 +8,7 @@ import (
 
 // goproxy's own interception signs with a CA whose private key is public, and connects to anywhere (trust.md section 5):
 // of what it offers only the routing of CONNECT is used.
-func TestNothingOfGoproxysInterceptionIsUsed(t *testing.T) {
+func TestS34S35NothingOfGoproxysInterceptionIsUsed(t *testing.T) {
 	t.Parallel()
 	banned := []string{"GoproxyCa", "MitmConnect", "OkConnect", "HTTPMitmConnect", "RejectConnect", "AlwaysMitm", "AlwaysReject", "ConnectMitm", "ConnectHTTPMitm", "ConnectAccept", "TLSConfigFromCA"}
 	used := false

@@ -154,7 +154,7 @@ func TestASecondClientSendsOnlyWhatIsNew(t *testing.T) {
 	wantEqual(t, "the upstream's digest", upstreamAPI(p.reg).pull(t, "acme/app", "v1"), img.digest)
 }
 
-func TestAPushSucceedsWhateverTheUpstreamAnswersToMounts(t *testing.T) {
+func TestS22APushSucceedsWhateverTheUpstreamAnswersToMounts(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{202, 401, 403, 404, 405} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 // What other programs of this machine, and pages in its browsers, can reach.
 
-func TestOnlyItsOwnNamesAreServed(t *testing.T) {
+func TestS6OnlyItsOwnNamesAreServed(t *testing.T) {
 	t.Parallel()
 	r := startTraced(t)
 	for _, c := range []struct {
@@ -42,7 +42,7 @@ func TestOnlyItsOwnNamesAreServed(t *testing.T) {
 	}
 }
 
-func TestAWebPageCannotUseTheCredential(t *testing.T) {
+func TestS7AWebPageCannotUseTheCredential(t *testing.T) {
 	t.Parallel()
 	p := startTraced(t)
 	for _, c := range []struct {

@@ -49,7 +49,7 @@ func TestAPushThroughReachesEveryKindOfUpstream(t *testing.T) {
 	})
 }
 
-func TestAnUpstreamOfAnUnknownAuthorityGetsNoCredential(t *testing.T) {
+func TestS18AnUpstreamOfAnUnknownAuthorityGetsNoCredential(t *testing.T) {
 	t.Parallel()
 	pushproxyProgram(t, buildRace)
 	ca := newAuthority(t)

@@ -16,7 +16,7 @@ import (
 	"pushproxy/oci"
 )
 
-func TestWhichAddressesMayBeDialled(t *testing.T) {
+func TestS12WhichAddressesMayBeDialled(t *testing.T) {
 	t.Parallel()
 	const none, named, private, public = -1, TrustNamed, TrustPrivate, TrustPublic
 	// The least trust that reaches the address; more trust reaches it too.
@@ -44,7 +44,7 @@ func TestWhichAddressesMayBeDialled(t *testing.T) {
 	}
 }
 
-func TestTheDialerJudgesTheResolvedAddress(t *testing.T) {
+func TestS12TheDialerJudgesTheResolvedAddress(t *testing.T) {
 	t.Parallel()
 	accepted := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { accepted++ }))
@@ -78,7 +78,7 @@ func TestTheDialerJudgesTheResolvedAddress(t *testing.T) {
 	}
 }
 
-func TestARedirectToThisMachineIsNotFollowed(t *testing.T) {
+func TestS12ARedirectToThisMachineIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	reached := false
 	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
@@ -97,7 +97,7 @@ func TestARedirectToThisMachineIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentsProxyIsNotUsed(t *testing.T) {
+func TestS12TheEnvironmentsProxyIsNotUsed(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 	req := httptest.NewRequest("GET", "https://registry.test/v2/", nil)
@@ -119,7 +119,7 @@ func TestTheEnvironmentsProxyIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestTLSIsAlwaysVerified(t *testing.T) {
+func TestS18TLSIsAlwaysVerified(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer server.Close()

@@ -81,7 +81,7 @@ func TestFallbacks(t *testing.T) {
 	}
 }
 
-func TestClearTextIsNotTriedOnceTLSWorked(t *testing.T) {
+func TestS14ClearTextIsNotTriedOnceTLSWorked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := &upstreamtest.Registry{}

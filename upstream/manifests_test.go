@@ -163,7 +163,7 @@ func TestAManifestIsStoredOrItIsAnError(t *testing.T) {
 	sawRequests(t, r, "-")
 }
 
-func TestGetManifestChecksWhatItGets(t *testing.T) {
+func TestS26GetManifestChecksWhatItGets(t *testing.T) {
 	t.Parallel()
 	r := &upstreamtest.Registry{}
 	raw, d := image(r)

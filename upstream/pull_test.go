@@ -76,7 +76,7 @@ func TestGetBlobErrors(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-func TestAPullThatStallsEnds(t *testing.T) {
+func TestS32APullThatStallsEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(&upstreamtest.Registry{})

@@ -34,7 +34,7 @@ func injector(t *testing.T, next http.RoundTripper, origin string) http.RoundTri
 	})
 }
 
-func TestRedirectMatrix(t *testing.T) {
+func TestS11RedirectMatrix(t *testing.T) {
 	t.Parallel()
 	targets := map[string]struct {
 		location string
@@ -117,7 +117,7 @@ func checkFollowed(t *testing.T, method string, err error, want bool, hosts map[
 	}
 }
 
-func TestAnEndlessRedirectEnds(t *testing.T) {
+func TestS32AnEndlessRedirectEnds(t *testing.T) {
 	t.Parallel()
 	n := 0
 	c := newClient(&upstreamtest.Registry{})
@@ -204,7 +204,7 @@ func TestUploadLocations(t *testing.T) {
 	}
 }
 
-func TestAnUploadElsewhereGetsNoCredential(t *testing.T) {
+func TestS11AnUploadElsewhereGetsNoCredential(t *testing.T) {
 	t.Parallel()
 	r := &upstreamtest.Registry{Location: func(_ *http.Request, path string) string { return "https://uploads.test" + path + "?sig=s3cr3t" }}
 	c := newClient(r)
@@ -223,7 +223,7 @@ func TestAnUploadElsewhereGetsNoCredential(t *testing.T) {
 	}
 }
 
-func TestErrorsNeverShowALocationsQuery(t *testing.T) {
+func TestS11ErrorsNeverShowALocationsQuery(t *testing.T) {
 	t.Parallel()
 	r := &upstreamtest.Registry{Location: func(_ *http.Request, path string) string { return path + "?sig=s3cr3t" }}
 	c := newClient(r)

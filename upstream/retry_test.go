@@ -152,7 +152,7 @@ func TestAContextThatEndsNamesTheLastCause(t *testing.T) {
 	})
 }
 
-func TestAnUpstreamThatNeverAnswers(t *testing.T) {
+func TestS32AnUpstreamThatNeverAnswers(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		do   func(*Client) error

@@ -156,7 +156,7 @@ func TestNoQueuedPushIsLostToPowerCuts(t *testing.T) {
 	t.Logf("%d power cuts, %d acknowledged pushes; the slowest start took %s", *cuts, acked, r.slowest)
 }
 
-func TestAFullDiskIsSaidAndRecoveredFrom(t *testing.T) {
+func TestS29AFullDiskIsSaidAndRecoveredFrom(t *testing.T) {
 	if *fills == 0 {
 		t.Skip("-fills=0")
 	}
