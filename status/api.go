@@ -100,9 +100,10 @@ type Blob struct {
 	MediaType string    `json:"media_type,omitempty"`
 	Size      int64     `json:"size"` // bytes; -1 while unknown
 	State     BlobState `json:"state"`
-	From      string    `json:"from,omitempty"` // repository, with Mounted from
-	Received  int64     `json:"received"`       // bytes from the client; 0 when it did not send it
-	Sent      int64     `json:"sent"`           // bytes to the upstream
+	From      string    `json:"from,omitempty"`  // repository, with Mounted from
+	Received  int64     `json:"received"`        // bytes from the client; 0 when it did not send it
+	Sent      int64     `json:"sent"`            // bytes to the upstream; goes back only when Again grows
+	Again     int       `json:"again,omitempty"` // times its bytes had to be sent again
 	RetryAt   time.Time `json:"retry_at,omitzero"`
 	Why       string    `json:"why,omitempty"` // with Retrying and Failed
 	// The times of the time line: zero where it did not happen.
