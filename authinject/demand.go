@@ -5,6 +5,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
+
+	"pushproxy/oci"
 )
 
 // demand is what an origin wants to see before it serves requests.
@@ -65,7 +68,9 @@ func (t *Transport) forget(origin string) {
 
 // probe asks the API's root what it demands.
 func (t *Transport) probe(ctx context.Context, root *url.URL) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, root.String(), nil)
+	e := Event{Kind: EventProbe, Server: root.Host, Outcome: Broken, Began: time.Now()}
+	defer func() { t.observe(ctx, e) }()
+	req, err := http.NewRequestWithContext(oci.ContextAside(ctx), http.MethodGet, root.String(), nil)
 	if err != nil {
 		return err
 	}
@@ -77,6 +82,7 @@ func (t *Transport) probe(ctx context.Context, root *url.URL) error {
 		return err
 	}
 	defer discard(resp)
+	e.Status, e.Outcome = resp.StatusCode, Succeeded
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
 		return t.learn(root, resp.Header, "")

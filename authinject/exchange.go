@@ -120,11 +120,13 @@ func (x exchange) post(refresh Secret) func(context.Context) (*http.Request, err
 func (x exchange) retry(ctx context.Context, build func(context.Context) (*http.Request, error)) (*token, error) {
 	pause := exchangePause
 	for attempt := 1; ; attempt++ {
-		req, err := build(ctx)
+		req, err := build(oci.ContextAside(ctx))
 		if err != nil {
 			return nil, x.unreachable("cannot be asked", err)
 		}
-		tok, again, err := x.ask(req)
+		e := Event{Kind: EventToken, Server: x.realm.Host, Grant: grantOf(req), Scopes: x.scopes, Began: time.Now()}
+		tok, again, err := x.ask(req, &e)
+		x.t.observe(ctx, e)
 		if !again || attempt == exchangeAttempts {
 			return tok, err
 		}
@@ -137,8 +139,10 @@ func (x exchange) retry(ctx context.Context, build func(context.Context) (*http.
 	}
 }
 
-// ask sends one request. again says that a repetition might help.
-func (x exchange) ask(req *http.Request) (tok *token, again bool, err error) {
+// ask sends one request and notes in e what came of it. again says that a
+// repetition might help.
+func (x exchange) ask(req *http.Request, e *Event) (tok *token, again bool, err error) {
+	defer func() { e.Outcome = outcome(err) }()
 	req.Header.Set("Accept", "application/json")
 	if x.t.UserAgent != "" {
 		req.Header.Set("User-Agent", x.t.UserAgent)
@@ -150,6 +154,7 @@ func (x exchange) ask(req *http.Request) (tok *token, again bool, err error) {
 		return nil, req.Context().Err() == nil, x.unreachable("could not be reached", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	e.Status = resp.StatusCode
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer+1))
 	switch code := resp.StatusCode; {
 	case code >= 500 || code == http.StatusTooManyRequests || code == http.StatusRequestTimeout:
@@ -163,7 +168,9 @@ func (x exchange) ask(req *http.Request) (tok *token, again bool, err error) {
 	case len(body) > maxTokenAnswer:
 		return nil, false, x.unreachable("answered with more than 64 KiB", nil)
 	}
-	tok, err = x.read(body, asked, resp.Header.Get("Date"))
+	if tok, err = x.read(body, asked, resp.Header.Get("Date")); err == nil {
+		e.Until = tok.until
+	}
 	return tok, false, err
 }
 

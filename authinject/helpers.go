@@ -61,6 +61,9 @@ type Helpers struct {
 	Life time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Observe, when set, is told of each run, with the values of the ctx of
+	// whoever needed it first. It must not block.
+	Observe func(context.Context, Event)
 
 	flights singleflight.Group
 	mu      sync.Mutex
@@ -82,7 +85,9 @@ type helperAnswer struct {
 func (h *Helpers) get(ctx context.Context, name string, keys []string) (Credential, error) {
 	for _, key := range keys {
 		a, err := h.answer(ctx, "get\x00"+name+"\x00"+key, func(ctx context.Context) *helperAnswer {
+			began := time.Now()
 			c, err := h.run(ctx, name, key)
+			h.ran(ctx, name, key, began, err)
 			return &helperAnswer{credential: c, err: err}
 		})
 		if err != nil {
@@ -98,7 +103,9 @@ func (h *Helpers) get(ctx context.Context, name string, keys []string) (Credenti
 // list returns the keys that the helper says it holds; none when it does not.
 func (h *Helpers) list(ctx context.Context, name string) []string {
 	a, err := h.answer(ctx, "list\x00"+name, func(ctx context.Context) *helperAnswer {
+		began := time.Now()
 		keys, err := h.runList(ctx, name)
+		h.ran(ctx, name, "", began, err)
 		return &helperAnswer{keys: keys, err: err}
 	})
 	if err != nil {

@@ -49,6 +49,10 @@ type Transport struct {
 	UserAgent string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Observe, when set, is told of each request that is made for a token or to
+	// learn what the registry asks for, with the values of the ctx of whoever
+	// needed it first. It must not block.
+	Observe func(context.Context, Event)
 
 	once sync.Once
 	st   *state

@@ -26,7 +26,7 @@ func (c *Client) HeadBlob(ctx context.Context, repo oci.Repo, d digest.Digest) (
 // headBlob is HeadBlob with k's way of retrying.
 func (c *Client) headBlob(ctx context.Context, k call, d digest.Digest) (size int64, found bool, err error) {
 	k.what = "look for blob " + d.String() + " in " + k.repo.String()
-	k.method, k.path = http.MethodHead, blobPath(k.repo, d)
+	k.method, k.path, k.op, k.digest = http.MethodHead, blobPath(k.repo, d), OpHead, d
 	a, err := c.do(ctx, k)
 	switch {
 	case err != nil:
@@ -49,7 +49,8 @@ func (c *Client) DeleteBlob(ctx context.Context, repo oci.Repo, d digest.Digest)
 	if err := checked(repo); err != nil {
 		return err
 	}
-	return c.delete(ctx, call{what: "delete blob " + d.String() + " of " + repo.String(), repo: repo, path: blobPath(repo, d)}, oci.ErrBlobUnknown)
+	k := call{what: "delete blob " + d.String() + " of " + repo.String(), op: OpBlobDelete, repo: repo, digest: d, path: blobPath(repo, d)}
+	return c.delete(ctx, k, oci.ErrBlobUnknown)
 }
 
 func (c *Client) delete(ctx context.Context, k call, unknown *oci.Error) error {
@@ -106,7 +107,7 @@ type Upload struct {
 // session where the upstream opened one. Its only error is that of ctx.
 func (u *Upload) mount(ctx context.Context, from string) (bool, error) {
 	k := u.post()
-	k.asIs = true
+	k.asIs, k.op, k.from = true, OpMount, from
 	k.what = "mount blob " + u.Digest.String() + " from " + from + " in " + u.Repo.String()
 	k.query = url.Values{"mount": {u.Digest.String()}, "from": {from}}.Encode()
 	a, err := u.c.do(ctx, k)
@@ -140,7 +141,7 @@ func (u *Upload) start(ctx context.Context) error {
 }
 
 func (u *Upload) post() call {
-	k := call{what: "start the upload of " + u.name(), repo: u.Repo, method: http.MethodPost, path: "/v2/" + u.Repo.Name + "/blobs/uploads/"}
+	k := call{what: "start the upload of " + u.name(), op: OpStart, repo: u.Repo, digest: u.Digest, method: http.MethodPost, path: "/v2/" + u.Repo.Name + "/blobs/uploads/"}
 	if u.Digest != "" && u.Digest.Algorithm() != digest.SHA256 {
 		k.query = "digest-algorithm=" + string(u.Digest.Algorithm())
 	}
@@ -180,7 +181,7 @@ func (u *Upload) Cancel(ctx context.Context) error {
 		u.session = nil
 		return nil
 	}
-	k := call{what: "cancel the upload of " + u.name(), repo: u.Repo, method: http.MethodDelete, target: u.session, single: true}
+	k := call{what: "cancel the upload of " + u.name(), op: OpCancel, repo: u.Repo, digest: u.Digest, method: http.MethodDelete, target: u.session, single: true}
 	u.session = nil
 	a, err := u.c.do(ctx, k)
 	if err != nil || a.ok() {
@@ -199,7 +200,7 @@ func (u *Upload) Offset(ctx context.Context) (int64, error) {
 	if u.session == nil {
 		return 0, oci.ErrBlobUploadUnknown.With("the upload of %s has no open session", u.name())
 	}
-	k := call{what: "say how far the upload is of " + u.name(), repo: u.Repo, method: http.MethodGet, target: u.session, single: true}
+	k := call{what: "say how far the upload is of " + u.name(), op: OpStatus, repo: u.Repo, digest: u.Digest, method: http.MethodGet, target: u.session, single: true}
 	a, err := u.c.do(ctx, k)
 	if err != nil {
 		return 0, err

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pushproxy/oci"
 )
 
@@ -30,6 +32,7 @@ var errStalled = errors.New("no answer in time")
 // call is one request, before it is bound to a base URL.
 type call struct {
 	what   string // completes "the registry refused to …"
+	op     Op
 	repo   oci.Repo
 	method string
 	path   string   // below the base URL, starts with /v2/
@@ -41,6 +44,12 @@ type call struct {
 	slow   bool                          // the upstream may take minutes to answer
 	single bool                          // not retried
 	asIs   bool                          // any answer but "slow down" is taken as it is
+
+	// What observers are told beside.
+	digest    digest.Digest
+	reference string
+	from      string
+	attempt   int
 }
 
 // answer is what the upstream said.
@@ -72,6 +81,7 @@ func (c *Client) do(ctx context.Context, k call) (*answer, error) {
 		if err := c.calm(ctx); err != nil {
 			return nil, t.ended(ctx)
 		}
+		k.attempt = t.n + 1
 		a, err := c.once(ctx, k)
 		if ctx.Err() != nil {
 			a.close()
@@ -146,6 +156,7 @@ func (c *Client) roundTrip(ctx context.Context, k call, u *url.URL) (*http.Respo
 	if k.slow {
 		limit = slowAnswer
 	}
+	ctx, e := c.observe(ctx, k, u)
 	w := startWatch(oci.ContextWithRepo(ctx, k.repo), limit)
 	req, err := http.NewRequestWithContext(w.ctx, k.method, u.String(), nil)
 	if err != nil {
@@ -165,7 +176,7 @@ func (c *Client) roundTrip(ctx context.Context, k call, u *url.URL) (*http.Respo
 			if err != nil {
 				return nil, err
 			}
-			return &sentBody{ReadCloser: b, w: w}, nil
+			return &sentBody{ReadCloser: b, w: w, e: e}, nil
 		}
 		req.ContentLength = k.size
 		if req.Body, err = req.GetBody(); err != nil {

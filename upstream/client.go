@@ -57,6 +57,10 @@ type Client struct {
 	// Notify, when set, is told of each retry before its delay begins. It must
 	// not block.
 	Notify func(Retry)
+	// Observe, when set, is told of each request that went out, once and when its
+	// answer has been read, with the ctx of the method that was called. Wire, in
+	// HTTP's Transport, does that. It must not block.
+	Observe func(ctx context.Context, x Exchange)
 
 	bare    sync.Once
 	noHTTP  http.RoundTripper
@@ -71,7 +75,7 @@ type Client struct {
 // Ping asks for the API's root, GET /v2/ (specification, end-1). Nil means that
 // a registry answered and took the credential, if there is one.
 func (c *Client) Ping(ctx context.Context) error {
-	k := call{what: "answer GET /v2/", repo: oci.Repo{Host: c.Host}, method: http.MethodGet, path: "/v2/"}
+	k := call{what: "answer GET /v2/", op: OpPing, repo: oci.Repo{Host: c.Host}, method: http.MethodGet, path: "/v2/"}
 	a, err := c.do(ctx, k)
 	if err != nil {
 		return err
@@ -102,7 +106,7 @@ func (c *Client) transport() http.RoundTripper {
 	if c.HTTP != nil && c.HTTP.Transport != nil {
 		return c.HTTP.Transport
 	}
-	c.bare.Do(func() { c.noHTTP = NewTransport(TransportOptions{}) })
+	c.bare.Do(func() { c.noHTTP = Wire{NewTransport(TransportOptions{})} })
 	return c.noHTTP
 }
 

@@ -36,7 +36,7 @@ func (c *Client) Tags(ctx context.Context, repo oci.Repo, query url.Values) (bod
 	if n, err := strconv.Atoi(query.Get("n")); err == nil && c.quirk().MaxTags > 0 && n > c.quirk().MaxTags {
 		query.Set("n", strconv.Itoa(c.quirk().MaxTags))
 	}
-	k := call{what: "list the tags of " + repo.String(), repo: repo, method: http.MethodGet, path: "/v2/" + repo.Name + "/tags/list", query: query.Encode()}
+	k := call{what: "list the tags of " + repo.String(), op: OpTags, repo: repo, method: http.MethodGet, path: "/v2/" + repo.Name + "/tags/list", query: query.Encode()}
 	a, body, err := c.fetchList(ctx, k, oci.ErrNameUnknown)
 	if err != nil {
 		return nil, "", err
@@ -52,7 +52,7 @@ func (c *Client) Referrers(ctx context.Context, repo oci.Repo, d digest.Digest, 
 	if err := checked(repo); err != nil {
 		return nil, nil, err
 	}
-	k := call{what: "list what refers to " + d.String() + " in " + repo.String(), repo: repo, method: http.MethodGet,
+	k := call{what: "list what refers to " + d.String() + " in " + repo.String(), op: OpReferrers, repo: repo, digest: d, method: http.MethodGet,
 		path: "/v2/" + repo.Name + "/referrers/" + d.String(), query: only(query, referrerKeys...).Encode()}
 	k.header = accepting([]string{oci.MediaTypeOCIIndex})
 	a, raw, err := c.fetchList(ctx, k, oci.ErrNotFound)

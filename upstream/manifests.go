@@ -22,7 +22,7 @@ import (
 // another digest than reference counts as not found.
 func (c *Client) HeadManifest(ctx context.Context, repo oci.Repo, reference string, accept []string) (oci.Descriptor, bool, error) {
 	var none oci.Descriptor
-	k, err := manifestCall(http.MethodHead, "look for", repo, reference)
+	k, err := manifestCall(OpManifestHead, http.MethodHead, "look for", repo, reference)
 	if err != nil {
 		return none, false, err
 	}
@@ -66,7 +66,7 @@ func (c *Client) headByGet(ctx context.Context, repo oci.Repo, reference string,
 // ErrManifestUnknown when there is none.
 func (c *Client) GetManifest(ctx context.Context, repo oci.Repo, reference string, accept []string) (oci.Descriptor, []byte, error) {
 	var none oci.Descriptor
-	k, err := manifestCall(http.MethodGet, "fetch", repo, reference)
+	k, err := manifestCall(OpManifestGet, http.MethodGet, "fetch", repo, reference)
 	if err != nil {
 		return none, nil, err
 	}
@@ -134,21 +134,24 @@ func (c *Client) fetch(ctx context.Context, k call, limit int64, unknown *oci.Er
 // returns ErrManifestUnknown when there is none, and an Error of the upstream's
 // own status, such as 405, when it does not delete.
 func (c *Client) DeleteManifest(ctx context.Context, repo oci.Repo, reference string) error {
-	k, err := manifestCall(http.MethodDelete, "delete", repo, reference)
+	k, err := manifestCall(OpManifestDelete, http.MethodDelete, "delete", repo, reference)
 	if err != nil {
 		return err
 	}
 	return c.delete(ctx, k, oci.ErrManifestUnknown)
 }
 
-func manifestCall(method, verb string, repo oci.Repo, reference string) (call, error) {
+func manifestCall(op Op, method, verb string, repo oci.Repo, reference string) (call, error) {
 	if err := checked(repo); err != nil {
 		return call{}, err
 	}
 	if err := checkedReference(reference); err != nil {
 		return call{}, err
 	}
-	return call{what: verb + " manifest " + reference + " of " + repo.String(), repo: repo, method: method, path: "/v2/" + repo.Name + "/manifests/" + reference}, nil
+	return call{
+		what: verb + " manifest " + reference + " of " + repo.String(), op: op, repo: repo, reference: reference,
+		method: method, path: "/v2/" + repo.Name + "/manifests/" + reference,
+	}, nil
 }
 
 // accepting returns the Accept header. The last type is any: a narrow list is

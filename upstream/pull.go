@@ -32,7 +32,7 @@ func (c *Client) GetBlob(ctx context.Context, repo oci.Repo, d digest.Digest, ra
 	if err := checked(repo); err != nil {
 		return nil, err
 	}
-	k := call{what: "fetch blob " + d.String() + " of " + repo.String(), repo: repo, method: http.MethodGet, path: blobPath(repo, d)}
+	k := call{what: "fetch blob " + d.String() + " of " + repo.String(), op: OpBlobGet, repo: repo, digest: d, method: http.MethodGet, path: blobPath(repo, d)}
 	if rangeHeader != "" {
 		if !bytesRange.MatchString(rangeHeader) {
 			return nil, oci.ErrRangeInvalid.With("%s is not a range of bytes", plain(rangeHeader))

@@ -84,7 +84,7 @@ func refusesQuery(err error) bool {
 }
 
 func (c *Client) putManifest(ctx context.Context, repo oci.Repo, reference, mediaType string, raw []byte, tags []string) (PutResult, error) {
-	k, err := manifestCall(http.MethodPut, "store", repo, reference)
+	k, err := manifestCall(OpManifestPut, http.MethodPut, "store", repo, reference)
 	if err != nil {
 		return PutResult{}, err
 	}

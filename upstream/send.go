@@ -115,7 +115,7 @@ func (u *Upload) closing() call {
 		target.RawQuery += "&"
 	}
 	target.RawQuery += "digest=" + url.QueryEscape(u.Digest.String())
-	return call{what: "upload " + u.name(), repo: u.Repo, method: http.MethodPut, target: &target, slow: true}
+	return call{what: "upload " + u.name(), op: OpFinish, repo: u.Repo, digest: u.Digest, method: http.MethodPut, target: &target, slow: true}
 }
 
 // confirm judges a 2xx to the closing PUT: only 201 is the specification's
@@ -181,7 +181,8 @@ type sending struct {
 
 // patch sends n bytes from offset off; n < 0 means up to the end.
 func (s *sending) patch(ctx context.Context, off, n int64) (call, *answer, error) {
-	k := call{what: "upload " + s.u.name(), repo: s.u.Repo, method: http.MethodPatch, target: s.u.session, slow: true}
+	k := call{what: "upload " + s.u.name(), op: OpPatch, repo: s.u.Repo, digest: s.u.Digest, method: http.MethodPatch, target: s.u.session, slow: true}
+	k.attempt = s.t.n + 1
 	s.load(&k, off, n)
 	a, err := s.u.c.once(ctx, k)
 	return k, a, err
@@ -191,7 +192,8 @@ func (s *sending) patch(ctx context.Context, off, n int64) (call, *answer, error
 // the session has them all.
 func (s *sending) put(ctx context.Context, off int64) (call, *answer, error) {
 	k := s.u.closing()
-	if s.size > off {
+	if k.attempt = s.t.n + 1; s.size > off {
+		k.op = OpUpload
 		s.load(&k, off, s.size-off)
 	}
 	a, err := s.u.c.once(ctx, k)

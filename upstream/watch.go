@@ -55,12 +55,17 @@ func (w *watch) explain(err error) error {
 type sentBody struct {
 	io.ReadCloser
 	w *watch
+	e *exchange // nil: nobody counts
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {
 	b.w.pause()
 	defer b.w.resume()
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if b.e != nil {
+		b.e.sent.Add(int64(n))
+	}
+	return n, err
 }
 
 // gotBody is an answer's body under watch: only time spent inside Read counts.

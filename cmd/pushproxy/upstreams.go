@@ -184,7 +184,7 @@ func (u *upstreams) reach(principal, host string, source authinject.Source) (*re
 		base = upstream.Throttle{Base: base, Rate: rate}
 	}
 	transport := &authinject.Transport{
-		Host: host, Origins: urls, Source: source, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(), Base: base,
+		Host: host, Origins: urls, Source: source, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(), Base: upstream.Wire{Base: base},
 	}
 	r := &reach{transport: transport, entry: entry, listed: listed}
 	r.Target = forward.Target{Principal: principal, Host: host, Owner: u.owner(principal, transport)}
