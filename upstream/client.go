@@ -57,8 +57,8 @@ type Client struct {
 	// Notify, when set, is told of each retry before its delay begins. It must
 	// not block.
 	Notify func(Retry)
-	// Observe, when set, is told of each request that went out, once and when its
-	// answer has been read, with the ctx of the method that was called. Wire, in
+	// Observe, when set, is told of each request that went out, once and when it
+	// was answered, with the ctx of the method that was called. Wire, in
 	// HTTP's Transport, does that. It must not block.
 	Observe func(ctx context.Context, x Exchange)
 

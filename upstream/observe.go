@@ -66,9 +66,9 @@ type Exchange struct {
 	Attempt   int           // at the same thing, from 1; the tries within one, such as after a 401, share it
 
 	Status   int     // of the answer; 0: there was none
-	Failure  Failure // "" when the answer was had to its end
+	Failure  Failure // "" where nothing went wrong on the way
 	Sent     int64   // bytes of the request's body that were read for it
-	Received int64   // bytes of the answer's body
+	Received int64   // bytes of the answer's body; of content what was read, else what was announced
 	Began    time.Time
 	Took     time.Duration // until the answer's header, or the fault
 }
@@ -105,7 +105,7 @@ func (c *Client) observe(ctx context.Context, k call, u *url.URL) (context.Conte
 }
 
 // RoundTrip implements http.RoundTripper. The observer is told when the answer's
-// body is closed, or at once when there is no answer.
+// header is there, and of content (2xx to GET) when its body is closed.
 func (w Wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	e, _ := req.Context().Value(exchangeKey{}).(*exchange)
 	if e == nil || oci.IsAside(req.Context()) {
@@ -122,6 +122,15 @@ func (w Wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	x.Status = resp.StatusCode
+	if resp.StatusCode/100 != 2 || req.Method != http.MethodGet {
+		// Nobody waits for what such an answer says at length.
+		x.Sent, x.Received = e.sent.Load()-before, max(0, resp.ContentLength)
+		if req.Method == http.MethodHead {
+			x.Received = 0
+		}
+		e.tell(e.ctx, x)
+		return resp, nil
+	}
 	resp.Body = &observedBody{ReadCloser: resp.Body, e: e, x: x, before: before, ctx: req.Context()}
 	return resp, nil
 }
