@@ -107,6 +107,21 @@ func (p person) dial(ctx context.Context, network, address string) (net.Conn, er
 	return (&net.Dialer{}).DialContext(ctx, network, address)
 }
 
+// listen opens a listener whose socket is the person's.
+func (p person) listen(t *testing.T, address string) net.Listener {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_, _, _ = syscall.RawSyscall(syscall.SYS_SETFSUID, uintptr(p.uid), 0, 0)
+	defer func() { _, _, _ = syscall.RawSyscall(syscall.SYS_SETFSUID, 0, 0, 0) }()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
 // shared is pushproxy as one of two people runs it.
 type shared struct {
 	traced
@@ -248,6 +263,31 @@ func TestS1NoRouteAnswersAnotherUser(t *testing.T) {
 		t.Errorf("what was refused went upstream:\n%s", got)
 	}
 	mine.want(t, http.StatusNoContent, "GET", upload, nil)
+}
+
+// Who holds the port that clients send tokens to is not to go unnoticed, on either family.
+func TestS3APortThatAnotherUserHasIsNotServed(t *testing.T) {
+	t.Parallel()
+	pushproxyProgram(t, buildRace)
+	_, bob := startPeople(t)
+	for _, host := range []string{"127.0.0.1", "::1", "0.0.0.0", "::"} {
+		t.Run(host, func(t *testing.T) {
+			r := prepare(t, "http://127.0.0.1:1", nil)
+			bob.listen(t, net.JoinHostPort(host, fmt.Sprint(r.Port)))
+			_, stderr, err := r.run(t, "serve")
+			if err == nil {
+				t.Fatal("serve began beside another's listener")
+			}
+			for _, word := range []string{fmt.Sprint(bob.uid), bob.name, fmt.Sprint(r.Port), "--listen"} {
+				if !strings.Contains(stderr, word) {
+					t.Errorf("the message does not say %q:\n%s", word, lastLines(stderr, 5))
+				}
+			}
+			if _, err := os.Stat(r.config.DataDir); err == nil {
+				t.Error("the data directory was made all the same")
+			}
+		})
+	}
 }
 
 // A socket that was closed is root's, as the kernel shows it, and this pushproxy runs as root.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -213,20 +212,6 @@ func listen(addresses []string, log *slog.Logger) (listeners []net.Listener, err
 		return nil, fmt.Errorf("listen: this machine has none of %s", strings.Join(addresses, ", "))
 	}
 	return listeners, nil
-}
-
-// holder says whether the program at an address is a pushproxy.
-func holder(address string) string {
-	client := &http.Client{Timeout: 2 * time.Second}
-	response, err := client.Get("http://" + address + "/v2/")
-	if err != nil {
-		return ""
-	}
-	defer response.Body.Close()
-	if response.Header.Get("Server") == proxy.ServerName {
-		return " (a pushproxy)"
-	}
-	return ""
 }
 
 func addresses(listeners []net.Listener) (out []string) {
