@@ -14,6 +14,9 @@ type Server struct {
 	Version  string // of the program
 	Instance string // another after each start
 	Started  time.Time
+	// Metrics answers GET /metrics, to callers who see everything; nil: there is
+	// no such path.
+	Metrics http.Handler
 }
 
 // Viewer is who looks.
@@ -49,7 +52,19 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /push/{id}", s.pushPage)
 	mux.Handle("GET /assets/", s.assets())
+	if s.Metrics != nil {
+		mux.HandleFunc("GET /metrics", s.metrics)
+	}
 	return mux
+}
+
+// metrics answers to who sees everything: numbers of all principals are in it.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	if !viewerOf(r).All {
+		http.Error(w, "metrics are for the owner of this pushproxy: ask as that user, on this machine or by its unix socket", http.StatusForbidden)
+		return
+	}
+	s.Metrics.ServeHTTP(w, r)
 }
 
 // snapshot returns everything as the viewer may see it.
