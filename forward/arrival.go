@@ -138,3 +138,24 @@ func (c closing) Close() error {
 	c.stop(nil)
 	return c.ReadSeekCloser.Close()
 }
+
+// telling tells watchers how much of a stream was read, ten times a second at
+// most.
+type telling struct {
+	io.ReadCloser
+	s    *stream
+	at   int64
+	told time.Time
+}
+
+// Read implements io.Reader.
+func (r *telling) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.at += int64(n)
+	if now := time.Now(); now.Sub(r.told) > toldEvery {
+		r.told = now
+		s := r.s
+		s.f.tell(Event{Principal: s.t.Principal, Repo: s.repo, Upload: s.upload, Status: Pushing, Current: r.at, Total: -1})
+	}
+	return n, err
+}

@@ -34,7 +34,7 @@ func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string) erro
 	if err != nil {
 		return errLost{err}
 	}
-	job := Job{Target: t, Repo: j.Repo, Manifest: m, Digest: j.Digest}
+	job := Job{ID: j.Push, Target: t, Repo: j.Repo, Manifest: m, Digest: j.Digest}
 	if len(tags) > 0 {
 		job.Tag, job.Tags = tags[0], tags[1:]
 	}
@@ -58,6 +58,9 @@ func (f *Forwarder) Push(ctx context.Context, job Job) (Result, error) {
 		return Result{}, err
 	}
 	defer f.running.Done()
+	if job.ID == "" {
+		job.ID = f.claimID(job)
+	}
 	ctx, cancel := f.within(ctx)
 	defer cancel(nil)
 	return f.push(ctx, job, 0)

@@ -143,7 +143,7 @@ type progress struct {
 func (p *progress) Read(buf []byte) (int, error) {
 	n, err := p.ReadSeekCloser.Read(buf)
 	p.at += int64(n)
-	if now := time.Now(); now.Sub(p.told) > 100*time.Millisecond {
+	if now := time.Now(); now.Sub(p.told) > toldEvery {
 		p.told = now
 		p.b.tell(p.b.f, Event{Status: Pushing, Current: p.at})
 	}

@@ -80,7 +80,7 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 		fl.waiters++
 		return fl, false
 	}
-	ctx, cancel := f.within(context.Background())
+	ctx, cancel := f.within(doing(context.Background(), errandOf{digest: e.Digest, upload: e.uploadID}))
 	fl = &flight{done: make(chan struct{}), waiters: 1, cancel: cancel}
 	f.flights[key] = fl
 	f.running.Add(1)

@@ -59,6 +59,7 @@ type Forwarder struct {
 	absent  absences
 	asking  singleflight.Group // whether repositories exist
 	warmth  warmth
+	gathers gatherings
 	landed  landings
 
 	sessions sessions
@@ -103,6 +104,7 @@ func (f *Forwarder) Close(ctx context.Context) error {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
+	defer f.closeGatherings()
 	defer f.end()
 	done := make(chan struct{})
 	go func() {
@@ -206,5 +208,9 @@ func (f *Forwarder) Mount(ctx context.Context, t *Target, repo oci.Repo, d diges
 		return false, err
 	}
 	defer b.cancelSession()
-	return b.mount(ctx)
+	mounted, err := b.mount(doing(ctx, errandOf{digest: d}))
+	if mounted {
+		b.tell(f, Event{Status: MountedFrom, From: b.from})
+	}
+	return mounted, err
 }

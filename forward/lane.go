@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"pushproxy/upstream"
 )
 
 const (
@@ -127,17 +125,6 @@ func (l *lane) take(p *place, n int) {
 	if l.held[p.principal] += n; l.held[p.principal] == 0 {
 		delete(l.held, p.principal)
 	}
-}
-
-// Retrying tells watchers that a request to the upstream will be tried again,
-// and halves the uploads that the upstream gets at once where it said that there
-// are too many. They grow again, one by one, as uploads end well. It is the
-// Notify of the targets' clients.
-func (f *Forwarder) Retrying(r upstream.Retry) {
-	if r.Busy {
-		f.lane(r.Repo.Host).throttled(r.Delay)
-	}
-	f.tell(Event{Repo: r.Repo, Status: Retrying, Why: r.Why, Delay: r.Delay})
 }
 
 // throttled halves the limit, once for all the answers that come before the

@@ -256,8 +256,8 @@ func TestABusyUpstreamGetsFewerUploads(t *testing.T) {
 func TestOneUpstreamsLaneIsNotAnothers(t *testing.T) {
 	t.Parallel()
 	f := New(nil, nil)
-	f.Retrying(upstream.Retry{Repo: oci.Repo{Host: "busy.test", Name: "app"}, Busy: true, Delay: time.Second})
-	f.Retrying(upstream.Retry{Repo: oci.Repo{Host: "flaky.test", Name: "app"}, Delay: time.Second})
+	f.Retrying(t.Context(), "ann", upstream.Retry{Repo: oci.Repo{Host: "busy.test", Name: "app"}, Busy: true, Delay: time.Second})
+	f.Retrying(t.Context(), "ann", upstream.Retry{Repo: oci.Repo{Host: "flaky.test", Name: "app"}, Delay: time.Second})
 	if busy, flaky := f.lane("busy.test").limit, f.lane("flaky.test").limit; busy != laneWidth/2 || flaky != laneWidth {
 		t.Errorf("limits %d and %d", busy, flaky)
 	}

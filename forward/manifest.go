@@ -114,7 +114,7 @@ func (r *run) child(ctx context.Context, d oci.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.f.push(ctx, Job{Target: r.Target, Repo: r.Repo, Manifest: m, Digest: d.Digest}, r.depth+1)
+	_, err = r.f.push(ctx, Job{ID: r.ID, Target: r.Target, Repo: r.Repo, Manifest: m, Digest: d.Digest}, r.depth+1)
 	return err
 }
 

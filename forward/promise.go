@@ -55,8 +55,11 @@ func (q *Queue) Accept(ctx context.Context, job Job, credential string) (metadat
 	if job.Tag != "" {
 		tags = append([]string{job.Tag}, slices.DeleteFunc(tags, func(tag string) bool { return tag == job.Tag })...)
 	}
+	if job.ID == "" {
+		job.ID = f.claimID(job)
+	}
 	stored, err := f.meta.AddJob(ctx, metadata.Job{
-		Principal: job.Target.Principal, Owner: owner, Credential: credential, Repo: job.Repo, Tags: tags,
+		Push: job.ID, Principal: job.Target.Principal, Owner: owner, Credential: credential, Repo: job.Repo, Tags: tags,
 		Digest: job.Digest, MediaType: job.Manifest.MediaType, Size: int64(len(job.Manifest.Raw)), State: metadata.JobQueued,
 	})
 	if err != nil {
@@ -67,6 +70,9 @@ func (q *Queue) Accept(ctx context.Context, job Job, credential string) (metadat
 	q.jobs[stored.ID] = &queued{Job: stored, needs: p.needs}
 	q.tell()
 	q.nudge()
+	e := q.about(stored, Accepted)
+	e.Job, e.Credential = &job, credential
+	f.tell(e)
 	return stored, nil
 }
 

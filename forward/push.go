@@ -15,6 +15,7 @@ import (
 // Job asks for a manifest to be in a repository under a reference, with all
 // that it names.
 type Job struct {
+	ID       string // of the push; empty: Submit and Push give it one
 	Target   *Target
 	Repo     oci.Repo
 	Manifest oci.Manifest
@@ -48,6 +49,7 @@ type Push struct {
 // Result is what a finished push has to say.
 type Result struct {
 	upstream.PutResult
+	Push      string    // its id
 	Unchanged bool      // the upstream had it under that reference already
 	Blobs     []Outcome // in the manifest's order
 	Took      time.Duration
@@ -91,6 +93,9 @@ func (f *Forwarder) Submit(ctx context.Context, job Job) (*Push, error) {
 	if f.closed {
 		return nil, ErrClosed
 	}
+	if job.ID == "" {
+		job.ID = f.claimID(job)
+	}
 	run, cancel := f.within(context.WithoutCancel(ctx))
 	p := &Push{Job: job, f: f, key: key, began: time.Now(), done: make(chan struct{}), cancel: cancel, waiters: 1}
 	f.pushes[key] = p
@@ -104,7 +109,7 @@ func (p *Push) run(ctx context.Context) {
 	defer f.running.Done()
 	defer p.cancel(nil)
 	p.result, p.err = f.push(ctx, p.Job, 0)
-	p.result.Took = time.Since(p.began)
+	p.result.Push, p.result.Took = p.ID, time.Since(p.began)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p.grace != nil {
@@ -165,13 +170,18 @@ func (p *Push) abandon() {
 
 // push carries a job out. The depth counts indexes within indexes.
 func (f *Forwarder) push(ctx context.Context, job Job, depth int) (Result, error) {
-	about := Event{Principal: job.Target.Principal, Repo: job.Repo, Reference: job.Reference(), Digest: job.Digest}
+	ctx = doing(ctx, errandOf{push: job.ID, digest: job.Digest})
+	about := Event{
+		Push: job.ID, Principal: job.Target.Principal, Repo: job.Repo, Reference: job.Reference(), Digest: job.Digest, Job: &job, Nested: depth > 0,
+	}
 	tell := func(status Status, why string) {
 		about.Status, about.Why = status, why
 		f.tell(about)
 	}
+	began := time.Now()
 	tell(Preparing, "")
 	result, err := f.carryOut(ctx, job, depth)
+	result.Push, result.Took = job.ID, time.Since(began)
 	if err != nil {
 		if ctx.Err() != nil {
 			// What it was doing when it was stopped is of no interest.
@@ -180,6 +190,7 @@ func (f *Forwarder) push(ctx context.Context, job Job, depth int) (Result, error
 		tell(Failed, oci.AsError(err).Message)
 		return Result{}, err
 	}
+	about.Result = &result
 	tell(Pushed, "")
 	return result, nil
 }

@@ -94,6 +94,10 @@ func (q *Queue) Open(ctx context.Context) (damaged []string, err error) {
 		}
 		// Whoever waited for the last process need not wait for this one.
 		j.NotBefore = time.Time{}
+		if j.Push == "" {
+			// The same after each start, for jobs of versions that gave none.
+			j.Push = j.ID[max(0, len(j.ID)-10):]
+		}
 		entry := &queued{Job: j, quick: true}
 		if entry.needs, err = q.needsOf(ctx, j.Repo, j.Digest, 0); err != nil {
 			return damaged, err
@@ -225,6 +229,7 @@ func (q *Queue) begin(ctx context.Context, j *queued, h *health, running *sync.W
 	about, tags := j.Job, j.own
 	j.State = metadata.JobRunning
 	h.running++
+	q.tell()
 	running.Go(func() {
 		err := q.guarded(ctx, about, tags)
 		q.finish(context.WithoutCancel(ctx), j, about, tags, context.Cause(ctx), err)

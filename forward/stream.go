@@ -83,7 +83,7 @@ func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 			delete(f.streams.byUpload, id)
 		}
 	}
-	ctx, cancel := f.within(context.Background())
+	ctx, cancel := f.within(doing(context.Background(), errandOf{upload: upload}))
 	s := &stream{
 		f: f, t: t, repo: repo, upload: upload, began: time.Now(), cancel: cancel, arrival: &arrival{},
 		taken: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}),
@@ -136,7 +136,7 @@ func (s *stream) run(ctx context.Context) (err error) {
 		r.Close()
 		return err
 	}
-	_, err = s.session.Stream(ctx, s.arrival.patient(r, s.cancel))
+	_, err = s.session.Stream(ctx, &telling{ReadCloser: s.arrival.patient(r, s.cancel), s: s})
 	if e := (*oci.Error)(nil); errors.As(err, &e) && e.Status/100 == 4 {
 		s.f.noStreams(s.repo.Host)
 	}

@@ -56,6 +56,7 @@ func (q *Queue) finish(ctx context.Context, j *queued, about metadata.Job, tags 
 		return // whoever dropped it forgets it
 	case stopped:
 		j.State = about.State
+		q.Forward.tell(q.about(j.Job, Accepted))
 		return
 	case err == nil:
 		if h.ailing() {
@@ -120,6 +121,12 @@ func (q *Queue) failed(ctx context.Context, j *queued, h *health, err error) {
 		next = stored
 	}
 	j.Job = next
+	again := q.about(next, Accepted)
+	if next.State == metadata.JobParked {
+		again.Status = Parked
+	}
+	again.Delay = time.Until(next.NotBefore)
+	q.Forward.tell(again)
 	if news {
 		j.told = next.State
 		q.report(Report{Job: next})

@@ -133,6 +133,7 @@ func (q *Queue) Retry(ctx context.Context, id string, adopt bool) (metadata.Job,
 		return metadata.Job{}, err
 	}
 	j.Job, j.turned, j.told = stored, 0, ""
+	q.Forward.tell(q.about(stored, Accepted))
 	q.health(j.Repo.Host).until = time.Time{}
 	q.tell()
 	q.nudge()
@@ -165,7 +166,24 @@ func (q *Queue) Drop(ctx context.Context, id string) (metadata.Job, error) {
 	delete(q.jobs, id)
 	q.tell()
 	q.nudge()
+	q.Forward.tell(q.about(j.Job, Dropped))
 	return j.Job, nil
+}
+
+// about returns an event about a job's push.
+func (q *Queue) about(j metadata.Job, status Status) Event {
+	e := Event{Push: j.Push, Principal: j.Principal, Repo: j.Repo, Digest: j.Digest, Status: status, Why: j.Error, Credential: j.Credential}
+	if e.Reference = j.Digest.String(); len(j.Tags) > 0 {
+		e.Reference = j.Tags[0]
+	}
+	return e
+}
+
+// Changed returns a channel that is closed when any job changes, comes or goes.
+func (q *Queue) Changed() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.changed
 }
 
 func unknownJob(id string) error {

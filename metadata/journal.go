@@ -27,6 +27,7 @@ const (
 type Job struct {
 	ID         string        `json:"-"`                    // given by AddJob; ascends with creation, not guessable
 	Revision   int64         `json:"revision"`             // counts the changes; see UpdateJob
+	Push       string        `json:"push,omitempty"`       // id of the push; empty in jobs of old
 	Principal  string        `json:"principal"`            // who asked
 	Owner      Owner         `json:"owner"`                // the identity upstream that it was accepted with
 	Credential string        `json:"credential,omitempty"` // name of that credential's source

@@ -28,6 +28,7 @@ type answer struct {
 	control *http.ResponseController
 	status  int
 	caller  Caller // once it is known
+	push    string // id of the push that the request is about, if it is known
 }
 
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
@@ -64,7 +65,11 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 // so that the client cannot take half a body for a whole one.
 func (g *Registry) fail(a *answer, r *http.Request, err error) {
 	e := shown(err)
-	g.Log.Log(r.Context(), level(r, e), "refused", "method", clip(r.Method), "path", clip(r.URL.Path), "status", e.Status, "code", e.Code, "error", clip(err.Error()))
+	fields := []any{}
+	if a.push != "" {
+		fields = append(fields, "push", a.push)
+	}
+	g.Log.With(fields...).Log(r.Context(), level(r, e), "refused", "method", clip(r.Method), "path", clip(r.URL.Path), "status", e.Status, "code", e.Code, "error", clip(err.Error()))
 	g.Audit.refusal(a.caller, r, refused(e))
 	if a.status != 0 {
 		panic(http.ErrAbortHandler)

@@ -67,14 +67,14 @@ func (a *Audit) push(c *call, job forward.Job, result forward.Result) {
 	for _, o := range result.Blobs[:min(len(result.Blobs), auditedBlobs)] {
 		blobs = append(blobs, landed{o.Digest.String(), string(o.How), o.From, o.Size})
 	}
-	a.log.Info("push", append(who(c.caller, c.r), "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags, "digest", job.Digest.String(),
+	a.log.Info("push", append(who(c.caller, c.r), "push", result.Push, "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags, "digest", job.Digest.String(),
 		"unchanged", result.Unchanged, "credential", c.credential(c.lasting()), "blobs", blobs, "more_blobs", len(result.Blobs)-len(blobs))...)
 }
 
 // queued records a manifest that is safe in the queue and not upstream yet.
-func (a *Audit) queued(c *call, job forward.Job, id string) {
+func (a *Audit) queued(c *call, job forward.Job, id, push string) {
 	if a != nil {
-		a.log.Info("queued", append(who(c.caller, c.r), "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags,
+		a.log.Info("queued", append(who(c.caller, c.r), "push", push, "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags,
 			"digest", job.Digest.String(), "job", id, "credential", c.credential(c.lasting()))...)
 	}
 }

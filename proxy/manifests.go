@@ -36,6 +36,7 @@ func (g *Registry) putManifest(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.push = push.ID
 	result, err := c.await(push)
 	if err != nil {
 		return err
@@ -103,7 +104,7 @@ func (g *Registry) logPush(job forward.Job, r forward.Result) {
 		}
 		blobs = append(blobs, fmt.Sprintf("%s %s %dB %s", short(o.Digest), how, o.Size, o.Took.Round(time.Millisecond)))
 	}
-	g.Log.Info("push", "repository", job.Repo.String(), "reference", job.Reference(), "digest", job.Digest, "unchanged", r.Unchanged,
+	g.Log.Info("push", "push", r.Push, "repository", job.Repo.String(), "reference", job.Reference(), "digest", job.Digest, "unchanged", r.Unchanged,
 		slog.Group("skipped", "blobs", count[forward.Skipped], "bytes", bytes[forward.Skipped]),
 		slog.Group("mounted", "blobs", count[forward.Mounted], "bytes", bytes[forward.Mounted]),
 		slog.Group("uploaded", "blobs", count[forward.Uploaded], "bytes", bytes[forward.Uploaded]),

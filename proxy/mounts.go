@@ -16,11 +16,12 @@ const mountFor = 10 * time.Second
 // or nobody has is not refused: it gets an upload to send it to.
 func (g *Registry) mount(c *call) error {
 	from := g.source(c)
-	_, ok, err := g.held(c, c.Digest)
+	size, ok, err := g.held(c, c.Digest)
 	if ok && err == nil {
 		if g.eager(c) {
 			g.Forward.Start(c.target, c.repo, c.Digest, from, "")
 		}
+		g.spared(c, size)
 		return c.created(c.Digest)
 	}
 	g.note(c, "cannot tell whether a blob is here", err)
@@ -31,6 +32,7 @@ func (g *Registry) mount(c *call) error {
 		g.Log.Debug("mount failed", "repository", c.repo.String(), "digest", c.Digest, "error", clip(err.Error()))
 	}
 	if mounted {
+		g.spared(c, -1)
 		return c.created(c.Digest)
 	}
 	return g.startUpload(c)

@@ -48,8 +48,8 @@ func (g *Registry) promise(c *call, job forward.Job) error {
 	if err != nil {
 		return err
 	}
-	g.Audit.queued(c, job, queued.ID)
-	g.Log.Info("push queued", "repository", job.Repo.String(), "reference", job.Reference(), "digest", job.Digest, "job", queued.ID)
+	g.Audit.queued(c, job, queued.ID, queued.Push)
+	g.Log.Info("push queued", "push", queued.Push, "repository", job.Repo.String(), "reference", job.Reference(), "digest", job.Digest, "job", queued.ID)
 	h := c.w.Header()
 	h.Set("Location", c.location("/manifests/"+job.Digest.String()))
 	h.Set("Docker-Content-Digest", job.Digest.String())

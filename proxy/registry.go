@@ -64,6 +64,7 @@ type call struct {
 	target    *forward.Target
 	seen      func(received int64) // told how much of the body has come, or nil
 	charge    func(n int) error    // asked whether n more bytes fit, or nil
+	push      string               // id of the push that a manifest has become
 }
 
 // Context ends when the client goes away.
@@ -159,6 +160,7 @@ func (g *Registry) serve(a *answer, r *http.Request) error {
 			return denied
 		}
 		err = g.answer(c)
+		a.push = c.push
 	}
 	if unknown := unsure[request.Kind]; unknown != nil && err != nil && !errors.Is(err, unknown) {
 		return unknown.Because(shown(err))

@@ -102,6 +102,7 @@ func (g *Registry) cancelUpload(c *call) error {
 		return err
 	}
 	g.Limits.ended(c.principal, u.ID())
+	g.incoming(c, u, "").End("", 0, "the client gave this upload up")
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -119,7 +120,10 @@ func (g *Registry) uploadChunk(c *call) error {
 		return err
 	}
 	g.streamOn(c, u)
-	switch err = c.receive(u, length); {
+	in := g.incoming(c, u, "")
+	err = c.receive(u, length)
+	in.End("", u.Offset(), why(err))
+	switch {
 	case err == nil:
 		err = u.Checkpoint(c.lasting())
 	case errors.Is(err, errBroken):
@@ -152,10 +156,7 @@ func (g *Registry) finishUpload(c *call) error {
 		return err
 	}
 	g.sendOn(c, u)
-	if err = c.receive(u, length); err == nil {
-		err = u.Commit(c.lasting(), c.Digest)
-	}
-	if err != nil {
+	if err = g.whole(c, u, length); err != nil {
 		return after(err, u.Rollback(c.lasting()))
 	}
 	return g.accepted(c, u.ID())
@@ -182,10 +183,7 @@ func (g *Registry) uploadWhole(c *call) error {
 	}
 	defer g.idle(c, u)
 	g.sendOn(c, u)
-	if err = c.receive(u, -1); err == nil {
-		err = u.Commit(c.lasting(), c.Digest)
-	}
-	if err != nil {
+	if err = g.whole(c, u, -1); err != nil {
 		g.Limits.ended(c.principal, u.ID())
 		return after(err, u.Cancel(c.lasting()))
 	}

@@ -76,7 +76,7 @@ func (a *answer) ok() bool { return a.Status/100 == 2 }
 // do sends k, again where that can help, and returns the upstream's last
 // answer whatever its status, or an error meant for people when there is none.
 func (c *Client) do(ctx context.Context, k call) (*answer, error) {
-	t := &tries{c: c, repo: k.repo, what: k.what}
+	t := &tries{c: c, repo: k.repo, digest: k.digest, what: k.what}
 	for {
 		if err := c.calm(ctx); err != nil {
 			return nil, t.ended(ctx)

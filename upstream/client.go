@@ -54,9 +54,9 @@ type Client struct {
 	// MaxBody is the largest request body that the upstream takes, in bytes: larger
 	// blobs go in chunks from the start. 0: that is found out.
 	MaxBody int64
-	// Notify, when set, is told of each retry before its delay begins. It must
-	// not block.
-	Notify func(Retry)
+	// Notify, when set, is told of each retry before its delay begins, with the
+	// ctx of the method that was called. It must not block.
+	Notify func(ctx context.Context, r Retry)
 	// Observe, when set, is told of each request that went out, once and when it
 	// was answered, with the ctx of the method that was called. Wire, in
 	// HTTP's Transport, does that. It must not block.

@@ -102,7 +102,7 @@ func (c *Client) GetManifest(ctx context.Context, repo oci.Repo, reference strin
 // fetch reads a whole answer of at most limit bytes, and one byte more of a
 // longer one. A body that breaks off is asked for again.
 func (c *Client) fetch(ctx context.Context, k call, limit int64, unknown *oci.Error) (*answer, []byte, error) {
-	t := &tries{c: c, repo: k.repo, what: k.what}
+	t := &tries{c: c, repo: k.repo, digest: k.digest, what: k.what}
 	for {
 		a, err := c.do(ctx, k)
 		if err != nil {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pushproxy/oci"
 )
 
@@ -33,6 +35,7 @@ const (
 // Retry tells that a request is about to be sent again.
 type Retry struct {
 	Repo    oci.Repo
+	Digest  digest.Digest // of the blob; "" where it is not known, or it is not about one
 	What    string        // what is being tried, such as "upload blob sha256:… to ghcr.io/acme/app"
 	Why     string        // why the last attempt did not do
 	Delay   time.Duration // how long it waits now
@@ -90,13 +93,14 @@ func untrusted(err error) bool {
 
 // tries counts the attempts at one thing.
 type tries struct {
-	c     *Client
-	repo  oci.Repo
-	what  string
-	n     int
-	delay time.Duration
-	last  string
-	cut   time.Time // since when this machine is cut off from the upstream; zero: it is not
+	c      *Client
+	repo   oci.Repo
+	digest digest.Digest
+	what   string
+	n      int
+	delay  time.Duration
+	last   string
+	cut    time.Time // since when this machine is cut off from the upstream; zero: it is not
 }
 
 func (t *tries) limit() int {
@@ -155,7 +159,7 @@ func (t *tries) wait(ctx context.Context, f failure) error {
 		t.c.pauseFor(delay)
 	}
 	if t.c.Notify != nil {
-		t.c.Notify(Retry{Repo: t.repo, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit(), Busy: f.busy})
+		t.c.Notify(ctx, Retry{Repo: t.repo, Digest: t.digest, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit(), Busy: f.busy})
 	}
 	if err := sleep(ctx, delay); err != nil {
 		return t.ended(ctx)

@@ -42,7 +42,7 @@ func TestDelaysGrowAndAreJittered(t *testing.T) {
 			c := newClient(r)
 			c.Attempts = 9
 			var retries []Retry
-			c.Notify = func(r Retry) { retries = append(retries, r) }
+			c.Notify = func(_ context.Context, r Retry) { retries = append(retries, r) }
 			start := time.Now()
 			_, _, err := c.HeadBlob(t.Context(), app, digest.FromString("x"))
 			if !errors.Is(err, oci.ErrUpstream) {

@@ -38,7 +38,7 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 		return errors.New("upstream: Send needs a digest at StartUpload; use Stream and Finish")
 	}
 	s := &sending{u: u, size: size, src: &source{open: open}, ways: u.c.ways(size)}
-	s.t = tries{c: u.c, repo: u.Repo, what: "upload " + u.name()}
+	s.t = tries{c: u.c, repo: u.Repo, digest: u.Digest, what: "upload " + u.name()}
 	s.chunk = u.c.chunkSize(u.chunkMin, size)
 	defer s.src.close()
 	if u.used && u.session != nil {

@@ -185,6 +185,7 @@ func (u *upstreams) reach(principal, host string, source authinject.Source) (*re
 	}
 	transport := &authinject.Transport{
 		Host: host, Origins: urls, Source: source, TrustedRealms: entry.TrustedRealms, UserAgent: userAgent(), Base: upstream.Wire{Base: base},
+		Observe: func(ctx context.Context, e authinject.Event) { u.forward.LoggedIn(ctx, principal, e) },
 	}
 	r := &reach{transport: transport, entry: entry, listed: listed}
 	r.Target = forward.Target{Principal: principal, Host: host, Owner: u.owner(principal, transport)}
@@ -192,7 +193,8 @@ func (u *upstreams) reach(principal, host string, source authinject.Source) (*re
 	r.Client = &upstream.Client{
 		Host: host, URLs: urls, UploadHosts: entry.UploadHosts, HTTP: &http.Client{Transport: hop{transport}},
 		Describe:  func(ctx context.Context, repo oci.Repo) string { return describe(ctx, transport, repo) },
-		Notify:    u.forward.Retrying,
+		Notify:    func(ctx context.Context, r upstream.Retry) { u.forward.Retrying(ctx, principal, r) },
+		Observe:   func(ctx context.Context, x upstream.Exchange) { u.forward.Asked(ctx, principal, x) },
 		ChunkSize: size(entry.Sending.ChunkSize), MaxBody: size(entry.Sending.MaxBody),
 	}
 	u.forgetSome()
