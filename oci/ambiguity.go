@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // structural are the keys that say what a manifest references. Readers that
@@ -15,10 +16,22 @@ var structural = func() map[string]string {
 	for _, key := range []string{
 		"schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject", "annotations", "digest", "size", "urls", "data", "platform",
 	} {
-		keys[strings.ToLower(key)] = key
+		keys[fold(key)] = key
 	}
 	return keys
 }()
+
+// fold returns what all spellings of a key have in common that encoding/json
+// takes for the same: it folds as Unicode does, where ſ is an s.
+func fold(key string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+			least = min(least, other)
+		}
+		return least
+	}, key)
+}
 
 // level is one open object or array of a JSON document.
 type level struct {
@@ -32,7 +45,7 @@ type level struct {
 func (l *level) take(key string) error {
 	folded := key
 	if !l.free {
-		folded = strings.ToLower(key)
+		folded = fold(key)
 		if known, ok := structural[folded]; ok && known != key {
 			return errors.New("the key " + quote(key) + " should be " + quote(known))
 		}

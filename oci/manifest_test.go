@@ -73,6 +73,8 @@ func TestS25ParseManifestRefusesWhatTwoReadersCouldReadDifferently(t *testing.T)
 		"a key twice":                  `{"layers":[],"layers":[` + desc("1") + `]}`,
 		"keys that differ in case":     `{"layers":[],"Layers":[` + desc("1") + `]}`,
 		"a structural key in capitals": `{"LAYERS":[` + desc("1") + `]}`,
+		"a letter that folds to an s":  `{"layerſ":[` + desc("1") + `]}`,
+		"a digest by a folded sign":    `{"layers":[{"Digeſt":"` + d256 + `","size":1}]}`,
 		"a digest twice in a layer":    `{"layers":[{"digest":"` + d256 + `","size":1,"digest":"` + d256 + `"}]}`,
 		"another mediaType":            `{"mediaType":"` + MediaTypeOCIIndex + `","layers":[]}`,
 		"a second document":            `{"layers":[]}{}`,
