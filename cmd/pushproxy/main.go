@@ -28,7 +28,7 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		if !errors.Is(err, errReported) {
-			fmt.Fprintln(os.Stderr, "pushproxy:", err)
+			fmt.Fprintln(localized{os.Stderr}, "pushproxy:", printableLines(err.Error()))
 		}
 		os.Exit(1)
 	}
@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	addFlags(root.PersistentFlags())
 	root.AddCommand(serveCommand(), configCommand(), doctorCommand(), setupCommand(), caCommand(),
-		queueCommand(), waitCommand(), gcCommand(), fsckCommand(),
+		statusCommand(), topCommand(), queueCommand(), waitCommand(), gcCommand(), fsckCommand(),
 		tokenCommand(), loginCommand(), logoutCommand(), secretCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"pushproxy/status"
 )
 
 func queueCommand() *cobra.Command {
@@ -103,12 +105,14 @@ func showJob(out io.Writer, j jobView) error {
 	return table.Flush()
 }
 
-// printable keeps what an upstream said from steering the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
+// printable keeps what others said from steering the terminal.
+func printable(s string) string { return status.Clean(s) }
+
+// printableLines is printable for text of several lines.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = printable(lines[i])
+	}
+	return strings.Join(lines, "\n")
 }
