@@ -151,7 +151,7 @@ func (x exchange) ask(req *http.Request, e *Event) (tok *token, again bool, err 
 	// RoundTrip, not a client: a redirect must not take the credential along.
 	resp, err := x.t.base().RoundTrip(req)
 	if err != nil {
-		return nil, req.Context().Err() == nil, x.unreachable("could not be reached", err)
+		return nil, req.Context().Err() == nil && !cutOff(err), x.unreachable("could not be reached", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	e.Status = resp.StatusCode
@@ -172,6 +172,13 @@ func (x exchange) ask(req *http.Request, e *Event) (tok *token, again bool, err 
 		e.Until = tok.until
 	}
 	return tok, false, err
+}
+
+// cutOff reports whether the transport below knows that there is no way to the
+// server at present: then somebody waits for nothing.
+func cutOff(err error) bool {
+	var gone interface{ CutOff() bool }
+	return errors.As(err, &gone) && gone.CutOff()
 }
 
 // read makes a token of an answer. What is wrong with it is said without

@@ -13,7 +13,7 @@ const (
 	jobsAtOnce = 8
 	// probeEvery is how often an upstream that failed is asked whether it is
 	// back, and probeFor how long it may take to say so.
-	probeEvery = 2 * time.Second
+	probeEvery = time.Second
 	probeFor   = 5 * time.Second
 	// illAtMost bounds how long an upstream that answers but fails is left alone
 	// between two attempts.

@@ -82,6 +82,7 @@ func (c *Client) do(ctx context.Context, k call) (*answer, error) {
 			return nil, t.ended(ctx)
 		}
 		k.attempt = t.n + 1
+		t.begin()
 		a, err := c.once(ctx, k)
 		if ctx.Err() != nil {
 			a.close()
@@ -102,8 +103,9 @@ func (c *Client) once(ctx context.Context, k call) (*answer, error) {
 	if k.target != nil {
 		return c.send(ctx, k, k.target)
 	}
-	last := errors.New("no URL is configured")
-	for i, base := range c.bases() {
+	last, bases := errors.New("no URL is configured"), c.bases()
+	ctx = withWays(ctx, len(bases))
+	for i, base := range bases {
 		if err := c.refuseClear(base); err != nil {
 			if i == 0 {
 				last = err

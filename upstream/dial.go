@@ -104,6 +104,9 @@ func (d *dialer) dial(ctx context.Context, network, authority string) (net.Conn,
 	if d.trust != nil {
 		trust = d.trust(strings.ToLower(authority))
 	}
+	// Each attempt asks name servers itself: those who share a question share its
+	// loss.
+	one.Resolver = &net.Resolver{}
 	// Control sees each address after it was resolved and before a packet is
 	// sent: there is no gap in which a name could change.
 	one.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {

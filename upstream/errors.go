@@ -107,7 +107,7 @@ func (c *Client) unreachable(k call, err error) error {
 var errUnreachable = errors.New("no answer")
 
 // Unreachable reports whether err means that the upstream did not answer at all.
-func Unreachable(err error) bool { return errors.Is(err, errUnreachable) }
+func Unreachable(err error) bool { return errors.Is(err, errUnreachable) || isCutOff(err) }
 
 // item is one error of the specification's list.
 type item struct{ Code, Message string }

@@ -100,8 +100,12 @@ type tries struct {
 	n      int
 	delay  time.Duration
 	last   string
+	began  time.Time // of the attempt
 	cut    time.Time // since when this machine is cut off from the upstream; zero: it is not
 }
+
+// begin begins an attempt.
+func (t *tries) begin() { t.began = time.Now() }
 
 func (t *tries) limit() int {
 	if t.c.Attempts > 0 {
@@ -112,12 +116,15 @@ func (t *tries) limit() int {
 
 // more reports whether another attempt is due after f.
 func (t *tries) more(f failure) bool {
+	if isCutOff(f.cause) {
+		return false
+	}
 	if !t.c.offline(f.cause) {
 		t.cut = time.Time{}
 		return t.n+1 < t.limit() && f.after <= longestAfter
 	}
 	if t.cut.IsZero() {
-		t.cut = time.Now()
+		t.cut = t.began
 	}
 	return t.left() > 0
 }

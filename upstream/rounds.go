@@ -22,6 +22,7 @@ func (s *sending) round(ctx context.Context) (done bool, err error) {
 	if err := u.c.calm(ctx); err != nil {
 		return false, s.t.ended(ctx)
 	}
+	s.t.begin()
 	k, a, err := s.attempt(ctx)
 	if _, fault := s.src.state(); fault != nil {
 		return false, fmt.Errorf("read blob %s, which was to be uploaded to %s: %w", u.Digest, u.Repo, fault)
@@ -107,6 +108,7 @@ func (s *sending) recover(ctx context.Context, k call, a *answer, cause error, f
 		if err := s.t.wait(ctx, f); err != nil {
 			return false, err
 		}
+		s.t.begin()
 		off, err := u.Offset(ctx)
 		if ctx.Err() != nil {
 			return false, s.t.ended(ctx)

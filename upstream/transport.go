@@ -29,12 +29,22 @@ type TransportOptions struct {
 
 // NewTransport returns a transport for Client.HTTP, below the credential
 // injector: TLS 1.2 or newer and always verified, no compression, no
-// environment, addresses judged by Trust. Time limits are Client's, per request.
-func NewTransport(o TransportOptions) *http.Transport {
-	d := &dialer{Dialer: net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}, trust: o.trust}
-	return &http.Transport{
-		Proxy:                  o.proxy,
-		DialContext:            d.dial,
+// environment, addresses judged by Trust. Time limits are Client's, per request,
+// but for what cannot be reached at all.
+func NewTransport(o TransportOptions) *Transport {
+	t := &Transport{paths: map[string]*path{}}
+	t.dialer = &dialer{Dialer: net.Dialer{Timeout: dialFor, KeepAlive: 30 * time.Second}, trust: o.trust}
+	t.via = func(r *http.Request) string {
+		if o.Proxy != nil {
+			return authority(o.Proxy)
+		}
+		return authority(r.URL)
+	}
+	t.Transport = &http.Transport{
+		Proxy:       o.proxy,
+		DialContext: t.dial,
+		// A connection whose network is gone is not kept for the requests to come.
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.roots()},
 		TLSHandshakeTimeout:    15 * time.Second,
 		ForceAttemptHTTP2:      true,
@@ -46,6 +56,7 @@ func NewTransport(o TransportOptions) *http.Transport {
 		WriteBufferSize:        64 << 10,
 		ReadBufferSize:         64 << 10,
 	}
+	return t
 }
 
 // trust is Trust with the proxy's own address allowed: the config names it.
