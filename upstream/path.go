@@ -14,22 +14,22 @@ import (
 const (
 	// verdictAfter is how long the first connection to somewhere may take before
 	// this machine counts as cut off from it: a satellite's link, with a name to
-	// look up, needs three quarters of it. Where connections took longer lately,
+	// look up, needs four fifths of it. Where connections took longer lately,
 	// it is patienceTimes what the last one took, dialFor at most.
-	verdictAfter  = 1700 * time.Millisecond
+	verdictAfter  = 1500 * time.Millisecond
 	patienceTimes = 3
 	dialFor       = 15 * time.Second
 	// dialEvery is how long one attempt to connect is alone before another is
 	// made beside it, up to dialsAtOnce: a packet that was lost is not a network
 	// that is gone.
-	dialEvery   = 300 * time.Millisecond
+	dialEvery   = 250 * time.Millisecond
 	dialsAtOnce = 6
 	// failingFor is how long connections have to fail at once, as without a
 	// network, and failingGap how long it may be between two of them.
 	failingFor = 1200 * time.Millisecond
 	failingGap = 3 * time.Second
 	// admitFor is how long a request waits for a way that is cut off.
-	admitFor = 250 * time.Millisecond
+	admitFor = 200 * time.Millisecond
 	// A way that is cut off is searched for as long as it was wanted in the last
 	// wantedFor, with searches of searchFor and a new attempt each searchEvery.
 	wantedFor   = 30 * time.Second

@@ -239,7 +239,7 @@ func TestFallbacksShareTheTimeForAVerdict(t *testing.T) {
 	pathTest(t, &far{silent: true}, func(p *path) {
 		began := time.Now()
 		_, err := p.dial(withWays(context.Background(), 2), "tcp")
-		if took := time.Since(began); !isCutOff(err) || took > 900*time.Millisecond {
+		if took := time.Since(began); !isCutOff(err) || took > 800*time.Millisecond {
 			t.Errorf("one of two: %v after %s", err, took)
 		}
 	})

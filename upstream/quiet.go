@@ -16,8 +16,8 @@ const (
 	// them, who asks over a connection that leads nowhere is told within two
 	// seconds. bodyIn takes the place of answerIn while a body is sent and after
 	// the first check: an upload outlives a moment without a network.
-	answerIn = 400 * time.Millisecond
-	checkFor = 1300 * time.Millisecond
+	answerIn = 300 * time.Millisecond
+	checkFor = 1200 * time.Millisecond
 	bodyIn   = 10 * time.Second
 	// checkedFor is how long a check holds, and justHeard how long it counts
 	// against one that something came from there.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -71,6 +72,16 @@ type rig struct {
 // newRig prepares a rig whose data is in data; empty: beside its configuration.
 func newRig(t *testing.T, data string, clients, big int) *rig {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newRigOn(t, data, clients, big, l)
+}
+
+// newRigOn is newRig with an upstream that listens where l does.
+func newRigOn(t *testing.T, data string, clients, big int, l net.Listener) *rig {
+	t.Helper()
 	path, err := program()
 	if err != nil {
 		t.Skipf("no pushproxy: %v", err)
@@ -86,8 +97,8 @@ func newRig(t *testing.T, data string, clients, big int) *rig {
 	}
 	r.file = filepath.Join(r.dir, "pushproxy.yaml")
 	r.env = []string{"HOME=" + r.dir, "PATH=" + os.Getenv("PATH")}
-	server := httptest.NewServer(r.model)
-	server.Config.ErrorLog = nil
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: r.model}}
+	server.Start()
 	t.Cleanup(server.Close)
 	config := parts.Config{Listen: []string{fmt.Sprintf("127.0.0.1:%d", port)}, DataDir: r.data, Storage: *storage, Upstreams: []parts.Upstream{{Host: "registry.test", URL: server.URL}}}
 	if err := config.Write(r.file); err != nil {
