@@ -20,8 +20,9 @@ const (
 	// slowAnswer does so where the upstream may be committing what it was
 	// sent: Artifactory takes minutes over a large layer.
 	slowAnswer = 10 * time.Minute
-	// idleBody bounds one read of an answer's body.
-	idleBody = time.Minute
+	// idleBody bounds the wait for leastBody bytes of an answer's body.
+	idleBody  = time.Minute
+	leastBody = 60 << 10
 	// maxText is how much of an answer that is not content is read, in bytes.
 	maxText = 64 << 10
 )
@@ -208,9 +209,8 @@ func read(k call, u *url.URL, resp *http.Response, w *watch, redirected bool) (*
 		return nil, oci.ErrUpstream.With("%s sent content encoded as %s, which was not asked for; its digest could not be checked", u.Host, plain(coding)).
 			Because(errVerdict)
 	}
-	w.set(idleBody)
 	w.pause()
-	a.Body = &gotBody{ReadCloser: resp.Body, w: w}
+	a.Body = &gotBody{ReadCloser: resp.Body, w: w, left: idleBody, want: leastBody}
 	return a, nil
 }
 

@@ -100,6 +100,66 @@ func TestS32APullThatStallsEnds(t *testing.T) {
 	})
 }
 
+func TestS32AnUpstreamThatDripsIsGivenUpAndASlowOneIsNot(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		n       int
+		every   time.Duration
+		stalled bool
+	}{
+		{"a byte a second", 1, time.Second, true},
+		{"a byte each 59 seconds", 1, 59 * time.Second, true},
+		{"2 KiB a second", 2 << 10, time.Second, false},
+		{"8 KiB each 7 seconds", 8 << 10, 7 * time.Second, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newClient(&upstreamtest.Registry{})
+				c.HTTP.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
+					return &http.Response{StatusCode: 200, Header: http.Header{}, Body: &drip{req: req, n: test.n, every: test.every, left: 1 << 20}, ContentLength: -1}, nil
+				})
+				body, err := c.GetBlob(t.Context(), app, digest.FromString("x"), "")
+				noError(t, err)
+				start := time.Now()
+				n, err := io.Copy(io.Discard, body)
+				if test.stalled != errors.Is(err, errStalled) || !test.stalled && n != 1<<20 {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+				if took := time.Since(start); test.stalled && took > 2*idleBody {
+					t.Errorf("it took %s", took)
+				}
+				noError(t, body.Close())
+			})
+		})
+	}
+}
+
+// drip is a body that yields n bytes at a time.
+type drip struct {
+	req   *http.Request
+	n     int
+	every time.Duration
+	left  int
+}
+
+func (d *drip) Read(p []byte) (int, error) {
+	if d.left <= 0 {
+		return 0, io.EOF
+	}
+	select {
+	case <-time.After(d.every):
+	case <-d.req.Context().Done():
+		return 0, d.req.Context().Err()
+	}
+	n := min(len(p), d.n, d.left)
+	d.left -= n
+	return n, nil
+}
+
+func (d *drip) Close() error { return nil }
+
 // stalled is a body that yields one byte and then nothing.
 type stalled struct {
 	req     *http.Request

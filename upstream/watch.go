@@ -68,16 +68,24 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// gotBody is an answer's body under watch: only time spent inside Read counts.
+// gotBody is an answer's body under watch: only time spent inside Read counts,
+// and an upstream that drips is no better than one that has stopped.
 type gotBody struct {
 	io.ReadCloser
-	w *watch
+	w    *watch
+	left time.Duration // of waiting for
+	want int           // so many bytes more
 }
 
 func (b *gotBody) Read(p []byte) (int, error) {
-	b.w.resume()
+	began := time.Now()
+	b.w.set(b.left)
 	n, err := b.ReadCloser.Read(p)
 	b.w.pause()
+	b.left -= time.Since(began)
+	if b.want -= n; b.want <= 0 {
+		b.left, b.want = idleBody, leastBody
+	}
 	if err != nil && err != io.EOF {
 		err = b.w.explain(err)
 	}
