@@ -52,9 +52,13 @@ func (p Push) sender() string {
 func (r *report) blob(now time.Time, p Push, b Blob) {
 	name := b.Name()
 	if b.MediaType != "" {
-		name += " (" + Clean(b.MediaType) + ")"
+		name = kindWords(b.MediaType) + " " + name
 	}
-	r.line("\n%s: %s", name, b.Says(now))
+	says := b.Says(now)
+	if again := againWords(b); again != "" {
+		says += ", " + again
+	}
+	r.line("\n%s: %s", name, says)
 	steps := slices.Concat(stretch("received", b.ReceiveBegan, b.ReceiveEnded, b.Received), stretch("sent upstream", b.SendBegan, b.SendEnded, b.Sent))
 	for _, s := range p.Steps {
 		if s.Blob != "" && s.Blob == b.Digest {

@@ -96,7 +96,7 @@ func shown() Snapshot {
 	push := Push{ID: "p7", Principal: "local", Agent: "docker/29.0.1", Upstream: "registry.test", Repository: "acme/app", Tags: []string{"v1", "latest"}, State: Pushing, Started: ago(12 * time.Second), Blobs: blobs}
 	done := Push{ID: "p6", Principal: "ci", Agent: "skopeo/1.20", Upstream: "registry.test", Repository: "acme/app", Tags: []string{"v0"}, Digest: digest("d"), State: Done, Started: ago(time.Hour), Finished: ago(time.Hour - 3900*time.Millisecond),
 		Credential: "docker config, user alice", Blobs: []Blob{
-			{Digest: digest("1"), MediaType: "application/vnd.oci.image.layer.v1.tar+gzip", Size: 41_000_000, State: BlobPushed, Received: 41_000_000, Sent: 41_000_000,
+			{Digest: digest("1"), MediaType: "application/vnd.oci.image.layer.v1.tar+gzip", Size: 41_000_000, State: BlobPushed, Received: 41_000_000, Sent: 41_000_000, Again: 1,
 				ReceiveBegan: ago(time.Hour - 100*time.Millisecond), ReceiveEnded: ago(time.Hour - 500*time.Millisecond), SendBegan: ago(time.Hour - 300*time.Millisecond), SendEnded: ago(time.Hour - 3500*time.Millisecond)},
 			{Digest: digest("4"), Size: 30_000_000, State: BlobMounted, From: "acme/base"},
 		},

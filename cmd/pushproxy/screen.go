@@ -63,10 +63,11 @@ type screen struct {
 	over     bool
 }
 
-// newScreen draws the rows that the function returns again and again, until
-// close. Rows that are wider, or more, than asked for are cut.
-func newScreen(out *os.File, rows func(width, height int) []string) *screen {
-	fmt.Fprintln(out, "Ctrl-C ends this.")
+// newScreen prints a title and draws below it, again and again until close, the
+// rows that the function returns. Those that are wider, or more, than asked for
+// are cut.
+func newScreen(out *os.File, title string, rows func(width, height int) []string) *screen {
+	fmt.Fprintln(out, title)
 	s := &screen{out: out, rows: rows, progress: mpb.New(mpb.WithOutput(out))}
 	s.bar = s.progress.MustAdd(0, mpb.BarFillerFunc(s.first), mpb.BarFillerTrim(), mpb.BarExtender(mpb.BarFillerFunc(s.others), false))
 	return s

@@ -33,7 +33,7 @@ func watch(cmd *cobra.Command, i *instance, w wanted, asJSON bool) error {
 	if out, lively := terminal(cmd.OutOrStdout()); asJSON {
 		v = jsonViewer(cmd.OutOrStdout(), cmd.ErrOrStderr(), w)
 	} else if lively {
-		s := newScreen(out, func(width, height int) []string { return b.rows(time.Now(), width, height) })
+		s := newScreen(out, "watching; Ctrl-C ends it", func(width, height int) []string { return b.rows(time.Now(), width, height) })
 		v = screenViewer(s)
 	}
 	defer v.end()

@@ -58,7 +58,7 @@ func topCommand() *cobra.Command {
 // top shows the upstreams until ctx ends.
 func (i *instance) top(ctx context.Context, out *os.File, hosts []string) error {
 	b := &board{}
-	s := newScreen(out, func(int, int) []string {
+	s := newScreen(out, "upstreams; Ctrl-C ends it", func(int, int) []string {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		head := "pushproxy " + printable(b.now.Pushproxy)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,10 +9,12 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"pushproxy/status"
 )
 
 func waitCommand() *cobra.Command {
@@ -39,7 +42,10 @@ func waitCommand() *cobra.Command {
 				return ended(ctx, err)
 			}
 			defer response.Body.Close()
-			p := &waitProgress{out: cmd.ErrOrStderr(), lively: !asJSON && isTerminal(cmd.ErrOrStderr())}
+			p := &waitProgress{blobs: map[string]waited{}}
+			if out, lively := terminal(cmd.ErrOrStderr()); lively && !asJSON {
+				p.draw(out)
+			}
 			last, err := p.follow(response.Body)
 			if err != nil {
 				return ended(ctx, err)
@@ -71,33 +77,29 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+// waitProgress shows how far a wait is: the state of the job and a bar per blob.
+type waitProgress struct {
+	screen *screen // nil: nothing is drawn
+	mu     sync.Mutex
+	state  string
+	order  []string // of blobs, as they came
+	blobs  map[string]waited
 }
 
-// waitProgress shows how far a wait is, on one line that changes.
-type waitProgress struct {
-	out    io.Writer
-	lively bool
-	blobs  map[string]waited
-	state  string
-	width  int // of what is on the line
+func (p *waitProgress) draw(out *os.File) {
+	p.screen = newScreen(out, "waiting; Ctrl-C ends the wait, not the push", func(width, height int) []string { return p.rows(time.Now(), width, height) })
 }
 
 // follow reads the lines of a wait to the last one, which is its outcome.
 func (p *waitProgress) follow(r io.Reader) (last waited, err error) {
-	p.blobs = map[string]waited{}
+	if p.screen != nil {
+		defer p.screen.close()
+	}
 	decoder := json.NewDecoder(r)
 	for {
 		var line waited
 		switch err := decoder.Decode(&line); {
 		case err == io.EOF && (last.Done || last.Error != ""):
-			p.clear()
 			return last, nil
 		case err == io.EOF:
 			return last, errors.New("the running pushproxy ended; what is queued goes on when it runs again")
@@ -105,39 +107,38 @@ func (p *waitProgress) follow(r io.Reader) (last waited, err error) {
 			return last, err
 		}
 		last = line
-		p.show(line)
+		p.take(line)
 	}
 }
 
-func (p *waitProgress) show(line waited) {
-	if !p.lively {
+func (p *waitProgress) take(line waited) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if line.Job != nil {
+		p.state = fmt.Sprintf("%s: job %s is %s", printable(line.Job.image()), printable(line.Job.ID), printable(line.Job.State))
+		if line.Job.Error != "" {
+			p.state += ": " + printable(line.Job.Error)
+		}
+	}
+	if line.Blob == "" {
 		return
 	}
-	if line.Job != nil {
-		p.state = line.Job.State
+	if _, known := p.blobs[line.Blob]; !known {
+		p.order = append(p.order, line.Blob)
 	}
-	if line.Blob != "" {
-		p.blobs[line.Blob] = line
-	}
-	var current, total int64
-	for _, b := range p.blobs {
-		current += b.Current
-		total += b.Total
-	}
-	const cells = 30
-	text := p.state
-	if total > 0 {
-		full := int(min(cells, current*cells/total))
-		text = fmt.Sprintf("%-10s [%s%s] %d of %d MiB", p.state, strings.Repeat("=", full), strings.Repeat(" ", cells-full), current>>20, total>>20)
-	}
-	p.clear()
-	fmt.Fprint(p.out, text)
-	p.width = len(text)
+	p.blobs[line.Blob] = line
 }
 
-func (p *waitProgress) clear() {
-	if p.width > 0 {
-		fmt.Fprint(p.out, "\r"+strings.Repeat(" ", p.width)+"\r")
-		p.width = 0
+func (p *waitProgress) rows(now time.Time, width, height int) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := []row{{text: cmp.Or(p.state, "waiting")}}
+	for _, digest := range p.order {
+		b := status.Blob{Digest: digest, Size: p.blobs[digest].Total, Sent: p.blobs[digest].Current, State: status.BlobPushing}
+		if b.Sent >= b.Size {
+			b.State = status.BlobPushed
+		}
+		all = append(all, row{blobRow(b, now, width), rank(b.State), b.State})
 	}
+	return fit(all, height)
 }
