@@ -71,6 +71,7 @@ type Cache struct {
 	bodies  Bodies
 	index   Index
 	uses    uses
+	tally   tally
 	joint   Joint     // both of them, where the store is one
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
 	small   sync.Pool // of *[smallBuffer]byte
@@ -98,6 +99,7 @@ func New(bodies Bodies, index Index) *Cache {
 // the blob.
 func (c *Cache) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	record, _, err := c.lookup(ctx, d)
+	c.tally.looked(err)
 	return record.Length, err
 }
 
@@ -156,6 +158,7 @@ func (c *Cache) record(ctx context.Context, d digest.Digest) (blobRecord, []byte
 		return record, nil, fmt.Errorf("blob %s: %w", d, ErrUnknown)
 	}
 	if err := decode(blobKey(d), raw, &record); err != nil {
+		c.tally.damaged.Add(1)
 		if _, swapErr := c.index.Swap(ctx, blobKey(d), raw, nil); swapErr != nil {
 			return blobRecord{}, nil, fmt.Errorf("%w; removing it: %w", err, swapErr)
 		}

@@ -62,6 +62,8 @@ func (u *Upload) publish(ctx context.Context, d digest.Digest) (blobRecord, erro
 	n, tail := u.unstored()
 	done, err := u.c.put(ctx, u.id, n, tail, Change{Key: blobKey(d), New: encode(blobKey(d), &blob)}, Change{Key: uploadKey(u.id), Old: u.raw})
 	if done {
+		u.c.tally.stored.Add(1)
+		u.c.tally.storedBytes.Add(blob.Length)
 		return blob, nil
 	}
 	// Another upload of the same bytes may have been faster, or this one's

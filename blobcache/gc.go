@@ -86,6 +86,8 @@ func (c *Cache) Collect(ctx context.Context, l Limits) (Collected, error) {
 		if removed {
 			r.Removed++
 			r.Freed += b.length
+			c.tally.evicted.Add(1)
+			c.tally.freed.Add(b.length)
 		}
 	}
 	if r.Swept, err = c.Sweep(ctx, l.Idle); err != nil {

@@ -39,6 +39,7 @@ var errClosed = errors.New("read of a closed blob")
 // it is open its bytes stay, even if it is removed.
 func (c *Cache) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	record, raw, err := c.lookup(ctx, d)
+	c.tally.looked(err)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +181,7 @@ func (b *Blob) quarantine(err error) error {
 	if !errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("blob %s: %w", b.d, err)
 	}
+	b.c.tally.damaged.Add(1)
 	ctx := context.WithoutCancel(b.ctx)
 	if _, swapErr := b.c.index.Swap(ctx, blobKey(b.d), b.raw, nil); swapErr != nil {
 		return fmt.Errorf("blob %s: %w; removing it: %w", b.d, err, swapErr)

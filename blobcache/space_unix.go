@@ -27,6 +27,15 @@ func freeBytes(dir string) (int64, error) {
 	return int64(min(uint64(s.Bavail)*uint64(s.Bsize), math.MaxInt64/2)), nil
 }
 
+// allocated returns the bytes that a file takes of its disk: badger's are mostly
+// holes.
+func allocated(info fs.FileInfo) int64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Blocks * 512
+	}
+	return info.Size()
+}
+
 // foreignOwner returns the user id that owns the file if it is not ours.
 func foreignOwner(info fs.FileInfo) (uid int, foreign bool) {
 	stat, ok := info.Sys().(*syscall.Stat_t)

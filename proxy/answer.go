@@ -27,8 +27,9 @@ type answer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	status  int
-	caller  Caller // once it is known
-	push    string // id of the push that the request is about, if it is known
+	caller  Caller   // once it is known
+	kind    oci.Kind // once it is known
+	push    string   // id of the push that the request is about, if it is known
 }
 
 func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
@@ -141,6 +142,7 @@ func (g *Registry) recover(a *answer, r *http.Request) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
+	g.Metrics.panicked()
 	g.Log.Error("panic in a handler", "method", clip(r.Method), "path", clip(r.URL.Path), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 	if a.status != 0 {
 		panic(http.ErrAbortHandler)

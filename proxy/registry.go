@@ -42,6 +42,8 @@ type Registry struct {
 	Log     *slog.Logger
 	// Audit records pushes, deletions and refusals; nil records nothing.
 	Audit *Audit
+	// Metrics counts; nil counts nothing.
+	Metrics *Metrics
 	// Limits keep principals from each other's share of this machine; nil: none.
 	Limits *Limits
 	// Queue takes the pushes whose clients do not wait. Nil: all wait.
@@ -124,6 +126,7 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// What is served here was pushed by somebody: a browser must not run it.
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	defer g.Metrics.begin(a, r)()
 	defer g.recover(a, r)
 	if err := g.serve(a, r); err != nil {
 		g.fail(a, r, err)
@@ -149,6 +152,7 @@ func (g *Registry) serve(a *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	a.kind = request.Kind
 	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, &caller))
 	c := &call{Request: request, r: r, w: a, caller: caller, principal: caller.Principal}
 	if request.Kind != oci.KindPing {

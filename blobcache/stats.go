@@ -1,0 +1,147 @@
+package blobcache
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// statsFor is how long what Stats counted holds: counting reads every record.
+const statsFor = 10 * time.Second
+
+// Stats says how much the cache holds.
+type Stats struct {
+	Blobs  int
+	Bytes  int64     // of blobs
+	Oldest time.Time // last use of the blob that was not used for longest; zero: there is none
+}
+
+// Disk says how a store on a disk fares. Its sizes are of space that is really
+// taken, in bytes.
+type Disk struct {
+	Free   int64 // in the file system
+	Floor  int64 // of that nothing is stored into
+	Tables int64 // badger's keys and small records
+	Log    int64 // badger's values, and what is not a table yet
+	Files  int64 // bodies in files of their own
+	Failed error // why nothing is stored until the next start; nil: nothing failed
+}
+
+// ReadOnly says why nothing more is stored; empty: it is.
+func (d Disk) ReadOnly() string {
+	switch {
+	case d.Failed != nil:
+		return "the disk failed; restart pushproxy when it is well"
+	case d.Free < d.Floor:
+		return "the disk is full; free some space there"
+	}
+	return ""
+}
+
+// tally is what happened since the start.
+type tally struct {
+	hits, misses        atomic.Int64 // of Stat and Open
+	stored, storedBytes atomic.Int64 // blobs that were not here before
+	evicted, freed      atomic.Int64 // blobs, bytes that Collect removed
+	damaged             atomic.Int64 // blobs that were set aside
+
+	mu    sync.Mutex
+	last  Stats
+	asked time.Time
+}
+
+// looked counts a look for a blob.
+func (t *tally) looked(err error) {
+	switch {
+	case err == nil:
+		t.hits.Add(1)
+	case errors.Is(err, ErrUnknown):
+		t.misses.Add(1)
+	}
+}
+
+// Stats counts the blobs. What it returns may be ten seconds old.
+func (c *Cache) Stats(ctx context.Context) (Stats, error) {
+	c.tally.mu.Lock()
+	defer c.tally.mu.Unlock()
+	if now := c.Now(); !c.tally.asked.IsZero() && now.Sub(c.tally.asked) < statsFor {
+		return c.tally.last, nil
+	}
+	s, err := c.count(ctx)
+	if err != nil {
+		return Stats{}, err
+	}
+	c.tally.last, c.tally.asked = s, c.Now()
+	return s, nil
+}
+
+func (c *Cache) count(ctx context.Context) (Stats, error) {
+	var s Stats
+	oldest := int64(0)
+	for e, err := range c.index.Scan(ctx, blobPrefix) {
+		if err != nil {
+			return Stats{}, err
+		}
+		var record blobRecord
+		if decode(e.Key, e.Value, &record) != nil {
+			continue // Sweep's
+		}
+		s.Blobs++
+		s.Bytes += record.Length
+		c.uses.mu.Lock()
+		used, known := c.uses.used[digest.Digest(strings.TrimPrefix(e.Key, blobPrefix))]
+		c.uses.mu.Unlock()
+		if known && (oldest == 0 || used < oldest) {
+			oldest = used
+		}
+	}
+	if oldest != 0 {
+		s.Oldest = time.Unix(oldest, 0)
+	}
+	return s, nil
+}
+
+// Disk says how the store's disk fares. It looks at every file, a few
+// milliseconds per thousand.
+func (s *Badger) Disk() (Disk, error) {
+	d := Disk{Floor: s.space.floor, Failed: s.watch.err()}
+	var err error
+	if d.Free, err = freeBytes(s.space.dir); err != nil {
+		return d, err
+	}
+	err = filepath.WalkDir(s.space.dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return ignoreGone(err)
+		}
+		info, err := e.Info()
+		if err != nil {
+			return ignoreGone(err)
+		}
+		switch size := allocated(info); {
+		case filepath.Dir(path) != s.space.dir:
+			d.Files += size
+		case filepath.Ext(path) == ".sst":
+			d.Tables += size
+		default:
+			d.Log += size
+		}
+		return nil
+	})
+	return d, err
+}
+
+// ignoreGone passes over what was removed while it was looked for.
+func ignoreGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
