@@ -93,6 +93,7 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 		if fl.err != nil {
 			e.tell(f, Event{Status: Failed, Why: oci.AsError(fl.err).Message})
 		} else {
+			f.Metrics.brought(e.repo.Host, fl.outcome)
 			f.landed.add(landingKey{key.principal, key.repo, key.digest}, fl.outcome)
 		}
 		f.drop(key, fl)

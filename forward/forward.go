@@ -51,6 +51,8 @@ type Forwarder struct {
 	// Seal protects where uploads go on after a restart; nil: they begin anew. It
 	// is set before the first push.
 	Seal cipher.AEAD
+	// Metrics counts; nil counts nothing. It is set before the first push.
+	Metrics *Metrics
 
 	cache   *blobcache.Cache
 	meta    *metadata.DB

@@ -187,8 +187,14 @@ func (f *Forwarder) push(ctx context.Context, job Job, depth int) (Result, error
 			// What it was doing when it was stopped is of no interest.
 			err = context.Cause(ctx)
 		}
+		if depth == 0 {
+			f.Metrics.pushed(job.Repo.Host, began, result, err)
+		}
 		tell(Failed, oci.AsError(err).Message)
 		return Result{}, err
+	}
+	if depth == 0 {
+		f.Metrics.pushed(job.Repo.Host, began, result, nil)
 	}
 	about.Result = &result
 	tell(Pushed, "")

@@ -33,6 +33,7 @@ type admin struct {
 	cache     *blobcache.Cache
 	upstreams *upstreams
 	collector *collector
+	metrics   http.Handler
 }
 
 // listenAdmin opens the socket. The directory is the user's alone and its lock
@@ -128,6 +129,7 @@ func (a *admin) handler() http.Handler {
 		return a.cache.Check(r.Context(), percent)
 	})
 	mux.HandleFunc("GET /v1/wait", a.wait)
+	mux.Handle("GET /metrics", a.metrics)
 	// The socket is closed as soon as the program is told to stop.
 	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
 	return mux

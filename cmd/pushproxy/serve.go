@@ -92,6 +92,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	numbers := newMetrics(c, stores, cache, upstreams)
 	news := newHerald(c.Queue.Webhook, log)
 	queue, err := openQueue(ctx, c, stores, forwarder, upstreams, news)
 	if err != nil {
@@ -101,7 +102,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	upstreams.secret = secret.get
 	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Target: upstreams.target, Queue: queueFor(c, queue), Async: upstreams.async,
-		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit,
+		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit, Metrics: numbers.proxy,
+	}
+	counted, err := numbers.handler(queue)
+	if err != nil {
+		return err
 	}
 	if err := lock(ctx, c, registry, d.registry, stores.secret); err != nil {
 		return err
@@ -113,16 +118,24 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS,
 		"forward_proxy", strings.Join(addresses(d.forward), " "), "push_to", pushTo(d.registry),
 		"registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
+	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: newCollector(cache, c.Cache, queue.Needed, log)}
+	return beside(ctx, func() error { return runDoors(ctx, d, forwarder, log) },
+		func(ctx context.Context) { stores.ballast.run(ctx, log) },
+		func(ctx context.Context) { secret.watch(ctx, meta, log) },
+		func(ctx context.Context) { watchdog(ctx, inTheClear(d.registry)) },
+		func(ctx context.Context) { orders.work(ctx, socket, news) })
+}
+
+// beside runs tasks until work has returned, and then ends them.
+func beside(ctx context.Context, work func() error, tasks ...func(context.Context)) error {
 	background, end := context.WithCancel(ctx)
-	var tasks sync.WaitGroup
-	tasks.Go(func() { stores.ballast.run(background, log) })
-	tasks.Go(func() { secret.watch(background, meta, log) })
-	tasks.Go(func() { watchdog(background, inTheClear(d.registry)) })
-	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, collector: newCollector(cache, c.Cache, queue.Needed, log)}
-	tasks.Go(func() { orders.work(background, socket, news) })
-	err = runDoors(ctx, d, forwarder, log)
+	var running sync.WaitGroup
+	for _, task := range tasks {
+		running.Go(func() { task(background) })
+	}
+	err := work()
 	end()
-	tasks.Wait()
+	running.Wait()
 	return err
 }
 

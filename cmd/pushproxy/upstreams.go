@@ -27,6 +27,7 @@ type upstreams struct {
 	sources authinject.Chain            // of the principal local
 	chains  map[string]authinject.Chain // of each configured principal
 	forward *forward.Forwarder
+	metrics *metrics // nil: nothing is counted
 	cas     map[string][]*x509.Certificate // by host
 
 	mu      sync.Mutex
@@ -197,6 +198,7 @@ func (u *upstreams) reach(principal, host string, source authinject.Source) (*re
 		Observe:   func(ctx context.Context, x upstream.Exchange) { u.forward.Asked(ctx, principal, x) },
 		ChunkSize: size(entry.Sending.ChunkSize), MaxBody: size(entry.Sending.MaxBody),
 	}
+	u.metrics.watch(r)
 	u.forgetSome()
 	u.targets[key] = r
 	return r, nil
