@@ -27,7 +27,7 @@ type upstreams struct {
 	sources authinject.Chain            // of the principal local
 	chains  map[string]authinject.Chain // of each configured principal
 	forward *forward.Forwarder
-	metrics *metrics // nil: nothing is counted
+	metrics *metrics                       // nil: nothing is counted
 	cas     map[string][]*x509.Certificate // by host
 
 	mu      sync.Mutex
