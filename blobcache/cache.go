@@ -2,8 +2,9 @@
 // 1 MiB under the upload that brings them and are hashed on the way, so memory
 // does not depend on a blob's size; one small record, written after the digest
 // was checked, makes the upload a blob. Nothing leaves unchecked: each chunk
-// carries a checksum, and a read from the start withholds the last chunk until
-// the digest of the whole matches.
+// carries a checksum that is tested by every read, and the first read of a blob
+// from the start in a process withholds the last chunk until the digest of the
+// whole matches, unless the process received the blob itself.
 //
 // # Keys
 //
@@ -72,6 +73,7 @@ type Cache struct {
 	index   Index
 	uses    uses
 	tally   tally
+	proven  proven
 	joint   Joint     // both of them, where the store is one
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
 	small   sync.Pool // of *[smallBuffer]byte

@@ -43,6 +43,9 @@ func (u *Upload) Commit(ctx context.Context, d digest.Digest) error {
 	case err != nil:
 		return u.named(err)
 	}
+	if blob.Upload == u.id && d.Algorithm() == u.algorithm {
+		u.c.proven.add(u.id, d)
+	}
 	u.c.use(d)
 	if blob.Upload != u.id {
 		// The blob is visible: a session that cannot be deleted now idles until

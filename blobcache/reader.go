@@ -13,9 +13,10 @@ import (
 // Blob reads a blob of the cache: an io.ReadSeekCloser and io.WriterTo, for one
 // goroutine.
 //
-// Each chunk's checksum is tested before a byte of it leaves. Whoever reads
-// from the start gets the last chunk only after the digest of the whole
-// matched; reads that begin behind the first chunk cannot check the digest.
+// Each chunk's checksum is tested before a byte of it leaves. Unless the digest
+// has matched in this process already, whoever reads from the start gets the
+// last chunk only after it does; reads that begin behind the first chunk cannot
+// check it.
 // What fails a test is never returned: the read ends with ErrDamaged and the
 // blob becomes unknown.
 type Blob struct {
@@ -25,12 +26,12 @@ type Blob struct {
 	record blobRecord
 	raw    []byte // the stored form of record
 	offset int64
-	chunk  []byte // the payload of chunk number loaded
-	loaded int    // -1: none
-	buf    []byte // chunk's memory
-	hash   hash.Hash
-	hashed int   // chunks that hash has seen, always the first ones
-	err    error // what ended the reading
+	chunk  []byte    // the payload of chunk number loaded
+	loaded int       // -1: none
+	buf    []byte    // chunk's memory
+	hash   hash.Hash // nil: the digest is proven
+	hashed int       // chunks that hash has seen, always the first ones
+	err    error     // what ended the reading
 }
 
 var errClosed = errors.New("read of a closed blob")
@@ -43,7 +44,11 @@ func (c *Cache) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.read(ctx, d, record, raw), nil
+	b := c.read(ctx, d, record, raw)
+	if c.proven.has(record.Upload, d) {
+		b.hash = nil
+	}
+	return b, nil
 }
 
 // read opens the blob of a record.
@@ -144,8 +149,7 @@ func (b *Blob) rest() ([]byte, error) {
 	return b.chunk[b.offset-int64(n)*ChunkSize:], nil
 }
 
-// load makes chunk n the current one, and with the last chunk of a read from
-// the start checks the digest.
+// load makes chunk n the current one.
 func (b *Blob) load(n int) error {
 	b.loaded = -1
 	want := chunkLength(b.record.Length, n)
@@ -159,20 +163,34 @@ func (b *Blob) load(n int) error {
 	if len(p) != want {
 		return fmt.Errorf("chunk %s: %d bytes of %d: %w", chunkName(b.record.Upload, n), len(p), want, ErrDamaged)
 	}
+	if b.hash != nil {
+		if err := b.prove(n, p); err != nil {
+			return err
+		}
+	}
+	b.chunk, b.loaded = p, n
+	return nil
+}
+
+// prove adds chunk n to the hash and, with the last chunk of a read from the
+// start, checks the digest.
+func (b *Blob) prove(n int, p []byte) error {
 	if n == 0 {
 		b.hash.Reset()
 		b.hashed = 0
 	}
-	if n == b.hashed {
-		b.hash.Write(p)
-		b.hashed++
-		if b.hashed == chunksOf(b.record.Length) {
-			if got := digest.NewDigest(b.d.Algorithm(), b.hash); got != b.d {
-				return fmt.Errorf("its bytes have the digest %s: %w", got, ErrDamaged)
-			}
-		}
+	if n != b.hashed {
+		return nil
 	}
-	b.chunk, b.loaded = p, n
+	b.hash.Write(p)
+	b.hashed++
+	if b.hashed < chunksOf(b.record.Length) {
+		return nil
+	}
+	if got := digest.NewDigest(b.d.Algorithm(), b.hash); got != b.d {
+		return fmt.Errorf("its bytes have the digest %s: %w", got, ErrDamaged)
+	}
+	b.c.proven.add(b.record.Upload, b.d)
 	return nil
 }
 
@@ -182,6 +200,7 @@ func (b *Blob) quarantine(err error) error {
 		return fmt.Errorf("blob %s: %w", b.d, err)
 	}
 	b.c.tally.damaged.Add(1)
+	b.c.proven.drop(b.record.Upload)
 	ctx := context.WithoutCancel(b.ctx)
 	if _, swapErr := b.c.index.Swap(ctx, blobKey(b.d), b.raw, nil); swapErr != nil {
 		return fmt.Errorf("blob %s: %w; removing it: %w", b.d, err, swapErr)
