@@ -39,11 +39,20 @@ func (c docker) daemon(t *testing.T, program string) string {
 // daemonBy runs a dockerd by a command line that takes its flags at the end, with more in its environment.
 func (c docker) daemonBy(t *testing.T, line []string, more ...string) string {
 	t.Helper()
+	return c.daemonOf(t, "vfs", line, more...)
+}
+
+// daemonOf is daemonBy with a storage driver; Docker 29 chooses one itself.
+func (c docker) daemonOf(t *testing.T, driver string, line []string, more ...string) string {
+	t.Helper()
 	dir := shortDir(t)
 	socket := "unix://" + filepath.Join(dir, "d.sock")
-	cmd := exec.Command(line[0], append(slices.Clone(line[1:]), "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs",
+	cmd := exec.Command(line[0], append(slices.Clone(line[1:]), "--bridge=none", "--iptables=false", "--ip6tables=false",
 		"--config-file", writeFile(t, filepath.Join(dir, "daemon.json"), "{}", 0o600),
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "-H", socket, "--pidfile", filepath.Join(dir, "pid"))...)
+	if driver != "" {
+		cmd.Args = append(cmd.Args, "--storage-driver="+driver)
+	}
 	cmd.Env = cleanEnv(c.home, more...)
 	startDaemon(t, cmd, func() error {
 		probe := exec.Command(c.program, "-H", socket, "version")

@@ -2,9 +2,9 @@ package tests
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,27 +44,66 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestContainerdPushesALargeLayerOverASlowLink: containerd since 2.3 gives up 30 seconds after the end of a request's body
-// (containerd/containerd#13682). What takes the link longer than that must still arrive.
+// slowRate and slowSize: clients that give up 30 seconds after the end of a request's body (containerd/containerd#13682)
+// would, since the link takes longer than that.
+const slowRate, slowSize = 1 << 20, 50 << 20
+
+// TestContainerdPushesALargeLayerOverASlowLink: containerd since 2.3 gives up, and what takes longer must still arrive.
 func TestContainerdPushesALargeLayerOverASlowLink(t *testing.T) {
 	t.Parallel()
-	const rate, size = 1 << 20, 50 << 20
+	s := startSlow(t)
+	run, _ := startContainerd(t, newer(t, "containerd"), newer(t, "ctr"))
+	run("images", "import", "--local", "--no-unpack", "--base-name", "slow", s.archive)
+	s.arrives(t, func(ref string) { run("images", "push", "--local", "--plain-http", ref, "slow:v1") })
+}
+
+// TestDocker29PushesALargeLayerOverASlowLink: its image store is containerd's, and so is the way it pushes.
+func TestDocker29PushesALargeLayerOverASlowLink(t *testing.T) {
+	t.Parallel()
+	s := startSlow(t)
+	_, containerd := startContainerd(t, newer(t, "containerd"), newer(t, "ctr"))
+	c := docker{program: system(t, "docker"), home: t.TempDir()}
+	// The packaged docker speaks an older API than this dockerd asks for.
+	socket := c.daemonOf(t, "", []string{newer(t, "dockerd"), "--containerd", containerd}, "DOCKER_MIN_API_VERSION=1.24")
+	c.run(t, socket, "load", "-q", "-i", s.archive)
+	if v := c.run(t, socket, "version", "--format={{.Server.Version}} {{.Server.APIVersion}}"); !strings.Contains(v, "1.5") {
+		t.Fatalf("this is not the API of Docker 29: %s", v)
+	}
+	s.arrives(t, func(ref string) {
+		c.run(t, socket, "tag", s.digest, ref)
+		c.run(t, socket, "push", ref)
+	})
+}
+
+// slow is a registry behind a slow link, and an image whose push takes longer than clients wait.
+type slow struct {
+	rig     *rig
+	reg     *parts.Registry
+	rec     *recorder
+	archive string
+	digest  string
+}
+
+func startSlow(t *testing.T) slow {
+	t.Helper()
 	pushproxyProgram(t, buildRace)
 	reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
-	rec := startRecorder(t, reg.URL, slowLink{http.DefaultTransport, rate})
-	r := startRig(t, rec.URL, nil)
-
+	rec := startRecorder(t, reg.URL, slowLink{http.DefaultTransport, slowRate})
 	l := newLayout(t, t.TempDir())
-	img := l.tag("v1", l.image("amd64", l.layer(90, size), l.layer(91, 2_000_000)))
-	run, _ := startContainerd(t, newer(t, "containerd"), newer(t, "ctr"))
-	run("images", "import", "--local", "--no-unpack", "--base-name", "slow", tarOf(t, l.dir))
+	img := l.tag("v1", l.image("amd64", l.layer(90, slowSize), l.layer(91, 2_000_000)))
+	return slow{startRig(t, rec.URL, nil), reg, rec, tarOf(t, l.dir), img.Digest}
+}
+
+// arrives pushes the image, and checks that all of it arrived and was sent once.
+func (s slow) arrives(t *testing.T, push func(ref string)) {
+	t.Helper()
 	began := time.Now()
-	run("images", "push", "--local", "--plain-http", r.ref("acme/slow", "v1"), "slow:v1")
+	push(s.rig.ref("acme/slow", "v1"))
 	if took := time.Since(began); took < 40*time.Second {
 		t.Fatalf("the push took %s: the link was not slow enough to show anything", took)
 	}
-	wantEqual(t, "the upstream's digest", upstreamAPI(reg).pull(t, "acme/slow", "v1"), img.Digest)
-	if n := rec.requests().bodies().sum(); n > size+size/10+2_000_000 {
-		t.Errorf("%s went upstream for a layer of %s", fmt.Sprint(n), fmt.Sprint(size))
+	wantEqual(t, "the upstream's digest", upstreamAPI(s.reg).pull(t, "acme/slow", "v1"), s.digest)
+	if n := s.rec.requests().bodies().sum(); n > slowSize+slowSize/10+2_000_000 {
+		t.Errorf("%d bytes went upstream for a layer of %d", n, slowSize)
 	}
 }

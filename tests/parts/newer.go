@@ -9,5 +9,6 @@ func Newer() []Standalone {
 		{Name: "containerd", Module: containerd, Package: "./cmd/containerd"},
 		{Name: "buildctl", Module: buildkit, Package: "./cmd/buildctl"},
 		{Name: "buildkitd", Module: buildkit, Package: "./cmd/buildkitd"},
+		{Name: "dockerd", Module: "github.com/moby/moby/v2@v2.0.0-beta.24", Package: "./cmd/dockerd"},
 	}
 }
