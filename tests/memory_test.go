@@ -34,14 +34,7 @@ func TestMemoryStaysFlatUnderLargePushes(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		leftOut(t, "anonymous memory is read from /proc")
 	}
-	size := int64(memoryLayer)
-	if s := os.Getenv("PUSHPROXY_TESTS_LAYER"); s != "" {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		size = n
-	}
+	size := int64(fromEnvironment(t, "PUSHPROXY_TESTS_LAYER", memoryLayer))
 	program := pushproxyProgram(t, buildPlain)
 	reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
 	r := startRig(t, reg.URL, func(r *rig) { r.program = program })
@@ -150,4 +143,18 @@ func anonymous(pid int) int64 {
 		}
 	}
 	return 0
+}
+
+// fromEnvironment returns the number in the variable, or usual where it is not set: for runs by hand at full size.
+func fromEnvironment(t *testing.T, name string, usual int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
 }

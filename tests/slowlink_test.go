@@ -44,8 +44,9 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// slowRate and slowSize: clients that give up 30 seconds after the end of a request's body (containerd/containerd#13682)
-// would, since the link takes longer than that.
+// slowRate and slowSize are the bytes a second of the link and the bytes of the layer: clients that give up 30 seconds after
+// the end of a request's body (containerd/containerd#13682) would, since the link takes longer than that.
+// PUSHPROXY_TESTS_RATE=2500000 PUSHPROXY_TESTS_LAYER=2147483648 is 2 GiB over 20 Mbit/s.
 const slowRate, slowSize = 1 << 20, 50 << 20
 
 // TestContainerdPushesALargeLayerOverASlowLink: containerd since 2.3 gives up, and what takes longer must still arrive.
@@ -82,16 +83,18 @@ type slow struct {
 	rec     *recorder
 	archive string
 	digest  string
+	size    int
 }
 
 func startSlow(t *testing.T) slow {
 	t.Helper()
 	pushproxyProgram(t, buildRace)
 	reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
-	rec := startRecorder(t, reg.URL, slowLink{http.DefaultTransport, slowRate})
+	rec := startRecorder(t, reg.URL, slowLink{http.DefaultTransport, fromEnvironment(t, "PUSHPROXY_TESTS_RATE", slowRate)})
+	size := fromEnvironment(t, "PUSHPROXY_TESTS_LAYER", slowSize)
 	l := newLayout(t, t.TempDir())
-	img := l.tag("v1", l.image("amd64", l.layer(90, slowSize), l.layer(91, 2_000_000)))
-	return slow{startRig(t, rec.URL, nil), reg, rec, tarOf(t, l.dir), img.Digest}
+	img := l.tag("v1", l.image("amd64", l.layer(90, size), l.layer(91, 2_000_000)))
+	return slow{startRig(t, rec.URL, nil), reg, rec, tarOf(t, l.dir), img.Digest, size}
 }
 
 // arrives pushes the image, and checks that all of it arrived and was sent once.
@@ -103,7 +106,7 @@ func (s slow) arrives(t *testing.T, push func(ref string)) {
 		t.Fatalf("the push took %s: the link was not slow enough to show anything", took)
 	}
 	wantEqual(t, "the upstream's digest", upstreamAPI(s.reg).pull(t, "acme/slow", "v1"), s.digest)
-	if n := s.rec.requests().bodies().sum(); n > slowSize+slowSize/10+2_000_000 {
-		t.Errorf("%d bytes went upstream for a layer of %d", n, slowSize)
+	if n := s.rec.requests().bodies().sum(); n > int64(s.size+s.size/10+2_000_000) {
+		t.Errorf("%d bytes went upstream for a layer of %d", n, s.size)
 	}
 }
