@@ -35,7 +35,7 @@ type pageView struct {
 	Finished  []pushView
 	Search    searchView
 	Upstreams []upstreamView
-	Store     storeView
+	Store     *storeView // nil: it is not for this viewer
 	Blank     blankView
 }
 
@@ -117,11 +117,14 @@ type storeView struct {
 func newPage(s Snapshot, finished []Push, q Query, next string) pageView {
 	now := s.Now
 	v := pageView{
-		Title: "pushproxy", Program: s.Pushproxy, Now: at(now, now), Store: newStore(s.Store, now), Search: newSearch(q, next),
+		Title: "pushproxy", Program: s.Pushproxy, Now: at(now, now), Search: newSearch(q, next),
 		Blank: blankView{
 			Push: newPush(Push{}, now), Finished: newPush(Push{}, now), Blob: newBlob(Blob{}, now),
 			Job: newJob(Job{}, now), Upstream: newUpstream(Upstream{}, now),
 		},
+	}
+	if s.Store != (Store{}) {
+		v.Store = newStore(s.Store, now)
 	}
 	for _, p := range s.Pushes {
 		card := newPush(p, now)
@@ -182,7 +185,7 @@ func newPush(p Push, now time.Time) pushView {
 		v.Took = Span(p.Finished.Sub(p.Started))
 	}
 	if p.Sum.SavedMillis > 0 {
-		v.Saved = "about " + Span(time.Duration(p.Sum.SavedMillis)*time.Millisecond)
+		v.Saved = Span(time.Duration(p.Sum.SavedMillis)*time.Millisecond)
 	}
 	for _, b := range p.Blobs {
 		v.Blobs = append(v.Blobs, newBlob(b, now))

@@ -86,8 +86,8 @@ func plural(n int64, one string) string {
 	return strconv.FormatInt(n, 10) + " " + one + "s"
 }
 
-func newStore(s Store, now time.Time) storeView {
-	v := storeView{
+func newStore(s Store, now time.Time) *storeView {
+	v := &storeView{
 		Live: Bytes(s.LiveBytes), Disk: Bytes(s.DiskBytes), Free: Bytes(s.FreeBytes), Quota: "none",
 		Blobs: strconv.FormatInt(s.Blobs, 10), Oldest: at(s.Oldest, now), ReadOnly: s.ReadOnly,
 	}

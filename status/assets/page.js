@@ -46,7 +46,7 @@ const draw = framed(() => {
   if (first && (changed.all || changed.done)) drawDone(now);
   if (changed.all || changed.queue) drawQueue(now);
   if (changed.all || changed.upstreams) drawUpstreams(now);
-  if (store && (changed.all || changed.store)) rows.fillStore($("store"), store, now);
+  if (store && $("store") && (changed.all || changed.store)) rows.fillStore($("store"), store, now);
   $("done-more").hidden = first || !later;
   $("done-more-count").textContent = later;
   Object.assign(changed, { pushes: new Set(), done: false, queue: false, upstreams: false, store: false, all: false });

@@ -82,7 +82,7 @@ function fillSum(el, p) {
   text(el, "existed", w.countWords(p.sum.existed, p.sum.existed_bytes));
   text(el, "mounted", w.countWords(p.sum.mounted, p.sum.mounted_bytes));
   text(el, "sent", w.countWords(p.sum.uploaded, p.sum.sent_bytes));
-  text(el, "saved", p.sum.saved_ms > 0 ? `about ${w.spanWords(p.sum.saved_ms)}` : "–");
+  text(el, "saved", p.sum.saved_ms > 0 ? w.spanWords(p.sum.saved_ms) : "–");
   text(el, "requests", p.sum.requests);
 }
 

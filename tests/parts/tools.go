@@ -80,8 +80,12 @@ func (s Standalone) Build(ctx context.Context) (string, error) {
 
 func toolsKey(ctx context.Context, src string) (string, error) {
 	var pins []byte
-	for _, name := range []string{"go.mod", "go.sum"} {
-		b, err := os.ReadFile(filepath.Join(src, name))
+	own, err := filepath.Glob(filepath.Join(src, "*.go"))
+	if err != nil {
+		return "", err
+	}
+	for _, name := range append([]string{filepath.Join(src, "go.mod"), filepath.Join(src, "go.sum")}, own...) {
+		b, err := os.ReadFile(name)
 		if err != nil {
 			return "", err
 		}

@@ -45,6 +45,9 @@ func setup(ctx context.Context) error {
 	if _, err := parts.Conformance(ctx); err != nil {
 		fmt.Printf("setup: left out: the distribution-spec conformance suite: %v\n", err)
 	}
+	if _, err := parts.BrowserDriver(ctx); err != nil {
+		fmt.Printf("setup: left out: the status page in a browser: %v\n", err)
+	}
 	for _, program := range parts.Newer() {
 		if _, err := program.Build(ctx); err != nil {
 			fmt.Printf("setup: left out: what needs %s: %v\n", program.Name, err)

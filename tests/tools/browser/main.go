@@ -1,0 +1,195 @@
+// Command browser drives a real Chromium for tests and pictures: it reads one command per line from its standard input, as
+// JSON, and writes one answer per line. It is a program of its own so that what drives browsers is no dependency of pushproxy.
+//
+//	{"do":"open","tab":"a","url":"http://…"}   a new tab, or another address in an old one; width, height, scale, scheme, early, noscript
+//	{"do":"eval","tab":"a","script":"1+1"}     the value of an expression; of a promise, what it becomes
+//	{"do":"picture","tab":"a","file":"a.png"}  what the tab shows
+//	{"do":"seen","tab":"a"}                    everything that happened in the tab so far
+//	{"do":"close","tab":"a"}
+//
+// The answer is {"value":…} or {"error":"…"}. It ends, and the browser with it, at the end of the input.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: browser CHROMIUM")
+		os.Exit(2)
+	}
+	if err := serve(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "browser:", err)
+		os.Exit(1)
+	}
+}
+
+// command is one line of the input.
+type command struct {
+	Do, Tab, URL, Script, File string
+	Width, Height              int64
+	Scale                      float64
+	Scheme                     string // dark or light
+	Early                      string // runs in the page before the page's own scripts
+	NoScript                   bool   // the page's scripts do not run
+}
+
+// seen is what happened in a tab.
+type seen struct {
+	Dialogs  []string `json:"dialogs"`  // texts of alert() and its kin
+	Console  []string `json:"console"`  // messages, exceptions and the browser's own complaints, violations of policies among them
+	Requests []string `json:"requests"` // addresses
+}
+
+type tab struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	seen   seen
+}
+
+func serve(chromium string) error {
+	dir, err := os.MkdirTemp("", "browser-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(chromium), chromedp.UserDataDir(dir),
+		chromedp.Flag("headless", "new"), chromedp.Flag("no-sandbox", os.Geteuid() == 0), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	defer stop()
+	browser, end := chromedp.NewContext(alloc)
+	defer end()
+	if err := chromedp.Do(browser); err != nil { // starts it
+		return err
+	}
+	tabs := map[string]*tab{}
+	lines, answers := bufio.NewScanner(os.Stdin), json.NewEncoder(os.Stdout)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var c command
+		value, err := any(nil), json.Unmarshal(lines.Bytes(), &c)
+		if err == nil {
+			value, err = run(browser, tabs, c)
+		}
+		answer := map[string]any{"value": value}
+		if err != nil {
+			answer = map[string]any{"error": err.Error()}
+		}
+		if err := answers.Encode(answer); err != nil {
+			return err
+		}
+	}
+	return errors.Join(lines.Err(), chromedp.Cancel(browser))
+}
+
+func run(browser context.Context, tabs map[string]*tab, c command) (any, error) {
+	t := tabs[c.Tab]
+	if t == nil && c.Do == "open" {
+		t = &tab{}
+		t.ctx, t.cancel = chromedp.NewContext(browser, chromedp.WithNewBrowserContext()) // no connections or caches in common
+		if err := t.prepare(c); err != nil {
+			return nil, err
+		}
+		tabs[c.Tab] = t
+	}
+	if t == nil {
+		return nil, fmt.Errorf("no tab %q", c.Tab)
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, 30*time.Second)
+	defer cancel()
+	switch c.Do {
+	case "open":
+		return nil, chromedp.Do(ctx, chromedp.Navigate(c.URL))
+	case "eval":
+		return chromedp.Run(ctx, chromedp.Evaluate[any](c.Script, func(p *runtime.EvaluateParams) { yes := true; p.AwaitPromise = &yes }))
+	case "picture":
+		png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+		if err != nil {
+			return nil, err
+		}
+		return nil, os.WriteFile(c.File, png, 0o644)
+	case "seen":
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return seen{slices.Clone(t.seen.Dialogs), slices.Clone(t.seen.Console), slices.Clone(t.seen.Requests)}, nil
+	case "close":
+		delete(tabs, c.Tab)
+		return nil, chromedp.Cancel(t.ctx)
+	}
+	return nil, fmt.Errorf("do is %q; it can be open, eval, picture, seen or close", c.Do)
+}
+
+// prepare sets a new tab up and writes down what happens in it.
+func (t *tab) prepare(c command) error {
+	if err := chromedp.Listen(t.ctx, t.note); err != nil {
+		return err
+	}
+	width, height, scale := max(c.Width, 320), max(c.Height, 200), c.Scale
+	if c.Width == 0 {
+		width, height = 1280, 900
+	}
+	if scale == 0 {
+		scale = 1
+	}
+	steps := []chromedp.Action[chromedp.Void]{chromedp.EmulateViewport(width, height, chromedp.EmulateScale(scale)), call(page.Enable, page.EnableParams{}),
+		call(network.Enable, network.EnableParams{}), call(log.Enable, cdp.Empty{})}
+	if c.Scheme != "" {
+		steps = append(steps, call(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: c.Scheme}},
+		}))
+	}
+	if c.Early != "" {
+		steps = append(steps, call(page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: c.Early}))
+	}
+	if c.NoScript {
+		steps = append(steps, call(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}))
+	}
+	return chromedp.Do(t.ctx, steps...)
+}
+
+func call[P, R any](command cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, command, params)
+		return err
+	})
+}
+
+func (t *tab) note(event any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch e := event.(type) {
+	case *page.EventJavascriptDialogOpening:
+		t.seen.Dialogs = append(t.seen.Dialogs, e.Message)
+		go func() { // the page stands still until somebody answers
+			_ = chromedp.Do(t.ctx, call(page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true}))
+		}()
+	case *runtime.EventConsoleAPICalled:
+		for _, arg := range e.Args {
+			t.seen.Console = append(t.seen.Console, string(e.Type)+": "+string(arg.Value)+arg.Description)
+		}
+	case *runtime.EventExceptionThrown:
+		t.seen.Console = append(t.seen.Console, "exception: "+e.ExceptionDetails.Text)
+	case *log.EventEntryAdded:
+		t.seen.Console = append(t.seen.Console, string(e.Entry.Source)+": "+e.Entry.Text)
+	case *network.EventRequestWillBeSent:
+		t.seen.Requests = append(t.seen.Requests, e.Request.URL)
+	}
+}
