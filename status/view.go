@@ -185,7 +185,7 @@ func newPush(p Push, now time.Time) pushView {
 		v.Took = Span(p.Finished.Sub(p.Started))
 	}
 	if p.Sum.SavedMillis > 0 {
-		v.Saved = Span(time.Duration(p.Sum.SavedMillis)*time.Millisecond)
+		v.Saved = Span(time.Duration(p.Sum.SavedMillis) * time.Millisecond)
 	}
 	for _, b := range p.Blobs {
 		v.Blobs = append(v.Blobs, newBlob(b, now))
