@@ -33,8 +33,6 @@ func counts() []metric {
 		return metric{describe(name, help), prometheus.CounterValue, func(c *Cache) float64 { return float64(of(&c.tally)) }}
 	}
 	return []metric{
-		count("hits_total", "Looks for a blob that found it in the cache.", func(t *tally) int64 { return t.hits.Load() }),
-		count("misses_total", "Looks for a blob that did not find it in the cache.", func(t *tally) int64 { return t.misses.Load() }),
 		count("stored_blobs_total", "Blobs stored that were not in the cache.", func(t *tally) int64 { return t.stored.Load() }),
 		count("stored_bytes_total", "Bytes of blobs stored that were not in the cache.", func(t *tally) int64 { return t.storedBytes.Load() }),
 		count("evicted_blobs_total", "Blobs collected for a quota or their age.", func(t *tally) int64 { return t.evicted.Load() }),

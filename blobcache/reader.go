@@ -40,7 +40,6 @@ var errClosed = errors.New("read of a closed blob")
 // it is open its bytes stay, even if it is removed.
 func (c *Cache) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	record, raw, err := c.lookup(ctx, d)
-	c.tally.looked(err)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,6 @@ func (d Disk) ReadOnly() string {
 
 // tally is what happened since the start.
 type tally struct {
-	hits, misses        atomic.Int64 // of Stat and Open
 	stored, storedBytes atomic.Int64 // blobs that were not here before
 	evicted, freed      atomic.Int64 // blobs, bytes that Collect removed
 	damaged             atomic.Int64 // blobs that were set aside
@@ -56,16 +55,6 @@ type tally struct {
 	mu    sync.Mutex
 	last  Stats
 	asked time.Time
-}
-
-// looked counts a look for a blob.
-func (t *tally) looked(err error) {
-	switch {
-	case err == nil:
-		t.hits.Add(1)
-	case errors.Is(err, ErrUnknown):
-		t.misses.Add(1)
-	}
 }
 
 // Stats counts the blobs. What it returns may be ten seconds old.

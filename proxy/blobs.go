@@ -31,6 +31,7 @@ func (g *Registry) held(c *call, d digest.Digest) (size int64, ok bool, err erro
 
 // heldAnd is held, with what is known of the blob in the repository upstream.
 func (g *Registry) heldAnd(c *call, d digest.Digest) (size int64, p metadata.Presence, ok bool, err error) {
+	defer func() { g.Metrics.looked(ok, err) }()
 	granted, err := g.Meta.Granted(c.Context(), c.principal, d)
 	if err != nil || !granted {
 		return 0, p, false, err

@@ -18,6 +18,8 @@ type Metrics struct {
 	open     prometheus.Gauge
 	received prometheus.Counter
 	panics   prometheus.Counter
+	hits     prometheus.Counter
+	misses   prometheus.Counter
 }
 
 // kindNames are the kinds as metrics name them; unknown is what no kind is.
@@ -53,6 +55,10 @@ func NewMetrics() *Metrics {
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pushproxy_received_bytes_total", Help: "Bytes of request bodies received from clients."}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "pushproxy_panics_total", Help: "Requests that met a fault of pushproxy's own."}),
+		hits: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pushproxy_cache_hits_total", Help: "Blobs that a client looked for, read or wanted mounted and that the cache had for it."}),
+		misses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pushproxy_cache_misses_total", Help: "Blobs that a client looked for, read or wanted mounted and that the cache did not have for it."}),
 	}
 }
 
@@ -80,6 +86,17 @@ func (m *Metrics) panicked() {
 	}
 }
 
+// looked counts a look for a blob in the cache.
+func (m *Metrics) looked(found bool, err error) {
+	switch {
+	case m == nil || err != nil:
+	case found:
+		m.hits.Inc()
+	default:
+		m.misses.Inc()
+	}
+}
+
 // countedBody counts a request's body.
 type countedBody struct {
 	io.ReadCloser
@@ -102,7 +119,7 @@ func codeClass(status int) string {
 }
 
 func (m *Metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.took, m.open, m.received, m.panics}
+	return []prometheus.Collector{m.took, m.open, m.received, m.panics, m.hits, m.misses}
 }
 
 // Describe implements prometheus.Collector.
