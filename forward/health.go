@@ -11,9 +11,11 @@ import (
 
 const (
 	jobsAtOnce = 8
-	// probeEvery is how often an upstream that failed is asked whether it is
-	// back, and probeFor how long it may take to say so.
+	// probeEvery is how often an upstream that was not there is asked whether it is
+	// back, sickEvery one that answers but fails, and probeFor how long it may
+	// take to say so.
 	probeEvery = time.Second
+	sickEvery  = 5 * time.Second
 	probeFor   = 5 * time.Second
 	// illAtMost bounds how long an upstream that answers but fails is left alone
 	// between two attempts.
@@ -47,7 +49,10 @@ type health struct {
 	running int
 	ills    int       // failures in a row
 	until   time.Time // left alone until then
-	dead    bool      // it did not even answer: a probe tells when it is back
+	dead    bool      // it did not even answer
+	sick    bool      // nor did a probe find it well, so the next one can tell when it is
+	blind   bool      // a probe found it well, though it is not: probes tell nothing
+	rests   bool      // it said when it wants to be asked again, or that it is asked too often
 	probing bool
 	probed  time.Time
 }
@@ -63,13 +68,14 @@ func (q *Queue) health(host string) *health {
 
 func (h *health) ailing() bool { return h.ills > 0 }
 
-func (h *health) well() { h.ills, h.until, h.dead = 0, time.Time{}, false }
+func (h *health) well() { *h = health{running: h.running, probing: h.probing, probed: h.probed} }
 
 // ill notes a failure; after is the upstream's Retry-After, dead that there was
-// no answer at all.
-func (h *health) ill(after time.Duration, dead bool) {
+// no answer at all, busy that it is asked too often.
+func (h *health) ill(after time.Duration, dead, busy bool) {
 	h.ills++
-	h.dead = dead
+	h.dead, h.rests = dead, busy || after > 0
+	h.blind = h.blind && !dead
 	delay := max(min(backoff(h.ills), illAtMost), min(after, longestAfter))
 	if until := time.Now().Add(delay); until.After(h.until) {
 		h.until = until
@@ -98,7 +104,11 @@ func (h *health) width(p Policy) int {
 }
 
 func (h *health) probeDue(now time.Time) bool {
-	return h.dead && !h.probing && h.running == 0 && now.Sub(h.probed) >= probeEvery
+	every := sickEvery
+	if h.dead {
+		every = probeEvery
+	}
+	return !h.probing && !h.rests && !h.blind && h.running == 0 && now.Sub(h.probed) >= every
 }
 
 // probe asks an upstream that failed whether it answers, so that its jobs go on
@@ -108,17 +118,22 @@ func (q *Queue) probe(ctx context.Context, host, principal string) {
 	defer cancel()
 	t, err := q.Target(ctx, principal, host)
 	if err == nil {
-		err = t.Client.Ping(ctx)
+		err = t.Client.Alive(ctx)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.health(host)
 	h.probing, h.probed = false, time.Now()
-	// One job tries what the answer is worth; without success the next pause is
-	// longer.
-	if err == nil || errors.Is(err, oci.ErrDenied) {
+	switch {
+	case err != nil && !errors.Is(err, oci.ErrDenied):
+		h.sick = true
+	case h.dead || h.sick:
+		// One job tries what the answer is worth; without success the next pause is
+		// longer.
 		h.until = time.Time{}
 		q.nudge()
+	default:
+		h.blind = true
 	}
 }
 

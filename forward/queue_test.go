@@ -30,20 +30,24 @@ func TestAnAcceptedPushReachesTheUpstreamAndIsForgotten(t *testing.T) {
 
 func TestJobsSurviveAnOutageAndAreDoneSoonAfterIt(t *testing.T) {
 	t.Parallel()
-	for name, outage := range map[string]func(*http.Request) int{
-		"503":                         func(*http.Request) int { return 503 },
-		"429":                         func(*http.Request) int { return 429 },
-		"no answer":                   func(*http.Request) int { panic(http.ErrAbortHandler) },
-		"only what changes something": func(r *http.Request) int { return map[bool]int{true: 500}[r.Method != "GET" && r.Method != "HEAD"] },
-		"only the blobs":              func(r *http.Request) int { return map[bool]int{true: 502}[strings.Contains(r.URL.Path, "/blobs/")] },
-		"only manifests, as of one image": func(r *http.Request) int {
+	const longest = 40 * time.Second
+	for name, c := range map[string]struct {
+		fail func(*http.Request) int
+		soon time.Duration
+	}{
+		"503":                         {func(*http.Request) int { return 503 }, 8 * time.Second},
+		"429":                         {func(*http.Request) int { return 429 }, longest},
+		"no answer":                   {func(*http.Request) int { panic(http.ErrAbortHandler) }, 4 * time.Second},
+		"only what changes something": {func(r *http.Request) int { return map[bool]int{true: 500}[r.Method != "GET" && r.Method != "HEAD"] }, longest},
+		"only the blobs":              {func(r *http.Request) int { return map[bool]int{true: 502}[strings.Contains(r.URL.Path, "/blobs/")] }, longest},
+		"only manifests, as of one image": {func(r *http.Request) int {
 			return map[bool]int{true: 500}[r.Method == "PUT" && strings.Contains(r.URL.Path, "/manifests/")]
-		},
+		}, longest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			queueTest(t, func(q *queueRig) {
-				q.failing(outage)
+				q.failing(c.fail)
 				var jobs []metadata.Job
 				for i := range 12 {
 					jobs = append(jobs, q.accept("alice", "app", fmt.Sprintf("v%d", i), fmt.Sprint("a", i)))
@@ -56,7 +60,7 @@ func TestJobsSurviveAnOutageAndAreDoneSoonAfterIt(t *testing.T) {
 					q.t.Errorf("the upstream was asked %d times in ten minutes", n)
 				}
 				q.fails(0)
-				q.after(40 * time.Second)
+				q.after(c.soon)
 				for i, j := range jobs {
 					q.has("app", fmt.Sprintf("v%d", i), j)
 				}

@@ -99,7 +99,7 @@ func (q *Queue) failed(ctx context.Context, j *queued, h *health, err error) {
 		next.State = metadata.JobNeedsAuth
 	case e.Status/100 == 5 || e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout:
 		j.quick = true
-		h.ill(e.After, upstream.Unreachable(err))
+		h.ill(e.After, upstream.Unreachable(err), e.Status == http.StatusTooManyRequests)
 	case doubtful(e):
 		delay = min(delay, doubtfulRetry)
 		if j.turned++; j.turned >= doubtfulAfter {

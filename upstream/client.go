@@ -61,6 +61,9 @@ type Client struct {
 	// was answered, with the ctx of the method that was called. Wire, in
 	// HTTP's Transport, does that. It must not block.
 	Observe func(ctx context.Context, x Exchange)
+	// Quit, when closed, ends all waiting between two attempts: what is under way
+	// may still succeed, and nothing is repeated. Nil: never.
+	Quit <-chan struct{}
 
 	bare    sync.Once
 	noHTTP  http.RoundTripper
@@ -74,8 +77,13 @@ type Client struct {
 
 // Ping asks for the API's root, GET /v2/ (specification, end-1). Nil means that
 // a registry answered and took the credential, if there is one.
-func (c *Client) Ping(ctx context.Context) error {
-	k := call{what: "answer GET /v2/", op: OpPing, repo: oci.Repo{Host: c.Host}, method: http.MethodGet, path: "/v2/"}
+func (c *Client) Ping(ctx context.Context) error { return c.ping(ctx, false) }
+
+// Alive is Ping that asks once.
+func (c *Client) Alive(ctx context.Context) error { return c.ping(ctx, true) }
+
+func (c *Client) ping(ctx context.Context, once bool) error {
+	k := call{what: "answer GET /v2/", op: OpPing, repo: oci.Repo{Host: c.Host}, method: http.MethodGet, path: "/v2/", single: once}
 	a, err := c.do(ctx, k)
 	if err != nil {
 		return err

@@ -116,7 +116,7 @@ func (t *tries) limit() int {
 
 // more reports whether another attempt is due after f.
 func (t *tries) more(f failure) bool {
-	if isCutOff(f.cause) {
+	if isCutOff(f.cause) || t.c.quits() {
 		return false
 	}
 	if !t.c.offline(f.cause) {
@@ -168,19 +168,24 @@ func (t *tries) wait(ctx context.Context, f failure) error {
 	if t.c.Notify != nil {
 		t.c.Notify(ctx, Retry{Repo: t.repo, Digest: t.digest, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit(), Busy: f.busy})
 	}
-	if err := sleep(ctx, delay); err != nil {
+	if err := t.c.pause(ctx, delay); err != nil {
 		return t.ended(ctx)
 	}
 	return nil
 }
 
-// ended is the error when ctx ended first; it names the last cause.
+// ended is the error when ctx ended first, or the program; it names the last
+// cause.
 func (t *tries) ended(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if cause == nil {
+		cause = errQuit
+	}
 	if t.last == "" {
-		return fmt.Errorf("%s: %w", t.what, context.Cause(ctx))
+		return fmt.Errorf("%s: %w", t.what, cause)
 	}
 	return oci.ErrUpstream.With("%s: gave up on trying to %s after %d of %d attempts: %s; try again", t.c.Host, t.what, t.n, t.limit(), t.last).
-		Because(context.Cause(ctx))
+		Because(cause)
 }
 
 // pauseFor holds every request of the client back for delay.
@@ -197,7 +202,36 @@ func (c *Client) calm(ctx context.Context) error {
 	c.mu.Lock()
 	until := c.paused
 	c.mu.Unlock()
-	return sleep(ctx, time.Until(until))
+	return c.pause(ctx, time.Until(until))
+}
+
+// errQuit ends what waits when the program stops.
+var errQuit error = oci.ErrUpstream.With("pushproxy is stopping and waits for no upstream any more: push again when it runs again")
+
+func (c *Client) quits() bool {
+	select {
+	case <-c.Quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// pause is sleep that Quit ends.
+func (c *Client) pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err()
+	case <-c.Quit:
+		return errQuit
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // sleep returns after d, or with an error when ctx ends first.

@@ -243,3 +243,33 @@ func TestErrorsSayWhatHappenedAndWhatToDo(t *testing.T) {
 		})
 	}
 }
+
+func TestAStopEndsTheWaitForAnUpstream(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]upstreamtest.Fault{
+		"that fails":          {Status: 503, Times: 9},
+		"that wants to rest":  {Status: 429, RetryAfter: "60", Times: 9},
+		"that is not reached": {Reset: true, Times: 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := &upstreamtest.Registry{}
+				r.Inject(fault)
+				c := newClient(r)
+				quit := make(chan struct{})
+				c.Quit = quit
+				began := time.Now()
+				time.AfterFunc(100*time.Millisecond, func() { close(quit) })
+				for range 2 {
+					if _, _, err := c.HeadBlob(t.Context(), app, digest.FromString("x")); !errors.Is(err, oci.ErrUpstream) {
+						t.Errorf("got %v", err)
+					}
+				}
+				if took := time.Since(began); took > 100*time.Millisecond {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
+	}
+}

@@ -80,10 +80,18 @@ func (a *admin) serve(ctx context.Context, l net.Listener, log *slog.Logger) {
 	if l == nil {
 		return
 	}
-	server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	orders := newGate(a.handler())
+	server := &http.Server{Handler: orders, ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	// An order that is carried out ends with ctx, and before the databases.
+	server.BaseContext = func(net.Listener) context.Context { return ctx }
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		log.Warn("no more orders are taken", "error", err)
+	}
+	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointFor)
+	defer cancel()
+	if err := orders.close(rest); err != nil {
+		log.Warn("an order did not end", "error", err)
 	}
 }
 

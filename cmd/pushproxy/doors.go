@@ -43,6 +43,7 @@ func (c Config) wantsCA() bool { return c.TLS == "auto" || len(c.ForwardProxy.Li
 type doors struct {
 	registry, forward []net.Listener
 	api               *http.Server // the registry door, and what is inside tunnels
+	gate              *gate        // … behind it
 	proxy             *http.Server // the forward-proxy door; nil where there is none
 	mitm              *proxy.Mitm
 }
@@ -92,7 +93,8 @@ func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u 
 	if d.registry, err = secured(c, d.registry); err != nil {
 		return err
 	}
-	d.api = newServer(registry, log)
+	d.gate = newGate(registry)
+	d.api = newServer(d.gate, log)
 	d.api.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return registry.Principals.ConnContext(proxy.ConnContext(ctx, conn), conn)
 	}
@@ -175,7 +177,8 @@ func (d *doors) serve(ctx context.Context) error {
 	}
 }
 
-// stop lets requests under way finish, inside tunnels too, until ctx ends.
+// stop lets requests under way finish, inside tunnels too, until ctx ends. Then
+// their connections are closed, and they have a moment to put down what came.
 func (d *doors) stop(ctx context.Context) error {
 	var both sync.WaitGroup
 	var errs [2]error
@@ -193,5 +196,7 @@ func (d *doors) stop(ctx context.Context) error {
 			_ = d.proxy.Close()
 		}
 	}
-	return err
+	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointFor)
+	defer cancel()
+	return errors.Join(err, d.gate.close(rest))
 }

@@ -24,8 +24,6 @@ import (
 )
 
 const (
-	// stopFor is how long a stop may take: what is under way ends or is given up.
-	stopFor = 25 * time.Second
 	// uploadIdle is how long an upload may lie before it is dropped.
 	uploadIdle = 24 * time.Hour
 	// The server's limits (trust.md S28). There is none on a whole request, since
@@ -49,7 +47,13 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, newLogger(c.Log, cmd.ErrOrStderr()))
+			log := newLogger(c.Log, cmd.ErrOrStderr())
+			err = serve(cmd.Context(), c, log)
+			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
+				log.Info("stopped while it was starting")
+				return nil
+			}
+			return err
 		},
 	}
 }
@@ -99,7 +103,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	secret := newRotatingSecret(c.DataDir, stores.secret)
-	upstreams.secret = secret.get
+	upstreams.secret, upstreams.quit = secret.get, ctx.Done()
 	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Target: upstreams.target, Queue: queueFor(c, queue), Async: upstreams.async,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit, Metrics: numbers.proxy,
@@ -162,26 +166,6 @@ func queueFor(c Config, queue *forward.Queue) *forward.Queue {
 		return nil
 	}
 	return queue
-}
-
-// runDoors answers until ctx ends, and then lets what is under way finish.
-func runDoors(ctx context.Context, d *doors, forwarder *forward.Forwarder, log *slog.Logger) error {
-	// The listeners are open: who connects now is answered in a moment.
-	if err := notify("READY=1"); err != nil {
-		return err
-	}
-	err := d.serve(ctx)
-	_ = notify("STOPPING=1")
-	log.Info("stopping; pushes under way may finish", "for_at_most", stopFor)
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopFor)
-	defer cancel()
-	if stopErr := d.stop(stop); stopErr != nil {
-		log.Warn("some requests did not finish; clients can push again and what was received is kept")
-	}
-	if closeErr := forwarder.Close(stop); closeErr != nil {
-		log.Warn("some uploads did not finish; the next push sends them again from the cache")
-	}
-	return err
 }
 
 // narrow is a listener whose connections keep little of a body in the kernel

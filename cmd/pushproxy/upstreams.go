@@ -28,6 +28,7 @@ type upstreams struct {
 	chains  map[string]authinject.Chain // of each configured principal
 	forward *forward.Forwarder
 	metrics *metrics                       // nil: nothing is counted
+	quit    <-chan struct{}                // closed when the program stops; nil: a command, which ends with its context
 	cas     map[string][]*x509.Certificate // by host
 
 	mu      sync.Mutex
@@ -196,6 +197,7 @@ func (u *upstreams) reach(principal, host string, source authinject.Source) (*re
 		Describe:  func(ctx context.Context, repo oci.Repo) string { return describe(ctx, transport, repo) },
 		Notify:    func(ctx context.Context, r upstream.Retry) { u.forward.Retrying(ctx, principal, r) },
 		Observe:   func(ctx context.Context, x upstream.Exchange) { u.forward.Asked(ctx, principal, x) },
+		Quit:      u.quit,
 		ChunkSize: size(entry.Sending.ChunkSize), MaxBody: size(entry.Sending.MaxBody),
 	}
 	u.metrics.watch(r)

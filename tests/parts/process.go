@@ -58,6 +58,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Signal sends a signal to the program alone; one that has ended gets none.
+func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
 // Stop asks the program to end (SIGTERM), and after ten seconds kills its whole process group. A second Stop does nothing.
 func (p *Process) Stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)

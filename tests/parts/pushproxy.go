@@ -24,6 +24,7 @@ type Config struct {
 	DefaultUpstream string       `json:"default_upstream,omitempty"`
 	Upstreams       []Upstream   `json:"upstreams,omitempty"`
 	Storage         string       `json:"storage,omitempty"`
+	Cache           *Cache       `json:"cache,omitempty"`
 	Credentials     *Credentials `json:"credentials,omitempty"`
 	Log             *Log         `json:"log,omitempty"`
 	Auth            string       `json:"auth,omitempty"`
@@ -33,6 +34,12 @@ type Config struct {
 	Certificate     *Certificate `json:"certificate,omitempty"`
 	TLS             string       `json:"tls,omitempty"`
 	ForwardProxy    ForwardProxy `json:"forward_proxy"`
+}
+
+// Cache limits the cache.
+type Cache struct {
+	Quota  string `json:"quota,omitempty"`
+	MaxAge string `json:"max_age,omitempty"`
 }
 
 // Principal is one entry of Config.Principals.

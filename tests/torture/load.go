@@ -38,6 +38,7 @@ type Client struct {
 	pushes []Push
 	shared []byte // a layer that every push has
 	wrong  []string
+	short  int // answers that broke off though they had begun well
 	n      int
 }
 
@@ -53,6 +54,13 @@ func (c *Client) Wrong() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.wrong)
+}
+
+// Short returns how many answers broke off though they had begun well.
+func (c *Client) Short() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.short
 }
 
 func (c *Client) accuse(format string, args ...any) {
@@ -76,6 +84,11 @@ func (c *Client) send(method, path, contentType string, body []byte, want int) (
 	}
 	defer response.Body.Close()
 	raw, err := io.ReadAll(response.Body)
+	if err != nil && response.StatusCode/100 == 2 {
+		c.mu.Lock()
+		c.short++
+		c.mu.Unlock()
+	}
 	if err == nil && response.StatusCode != want {
 		err = fmt.Errorf("%s %s: %w %d: %s", method, path, errStatus, response.StatusCode, raw)
 	}

@@ -24,6 +24,7 @@ import (
 var (
 	kills   = flag.Int("kills", 4, "how often the program is killed")
 	cuts    = flag.Int("cuts", 1, "how often the power is cut")
+	stops   = flag.Int("stops", 5, "how often the program is asked to stop")
 	fills   = flag.Int("fills", 1, "how often the disk is filled")
 	flips   = flag.Int("flips", 10, "how many bytes are flipped")
 	outages = flag.Int("outages", 1, "how often the upstream goes away")
@@ -62,6 +63,7 @@ type rig struct {
 	data    string
 	file    string
 	port    int
+	url     string
 	env     []string
 	model   *Model
 	clients []*Client
@@ -96,6 +98,7 @@ func newRigOn(t *testing.T, data string, clients, big int, l net.Listener) *rig 
 		r.data = filepath.Join(r.dir, "data")
 	}
 	r.file = filepath.Join(r.dir, "pushproxy.yaml")
+	r.url = fmt.Sprintf("http://127.0.0.1:%d", port)
 	r.env = []string{"HOME=" + r.dir, "PATH=" + os.Getenv("PATH")}
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: r.model}}
 	server.Start()
