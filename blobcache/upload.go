@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/opencontainers/go-digest"
+
+	"pushproxy/oci"
 )
 
 const (
@@ -245,14 +247,16 @@ func (u *Upload) flush() error {
 	full, flight := u.tail, make(chan error, 1)
 	u.tail, u.flight = nil, flight
 	go func() {
-		err := u.c.bodies.PutChunk(u.ctx, u.id, n, seal(chunkName(u.id, n), full))
-		if err == nil {
-			u.c.stored(u.id, n, full)
-		}
-		if err == nil && record != nil {
-			err = u.save(u.ctx, *record, 0, nil)
-		}
-		flight <- err
+		flight <- oci.Guarded(func() error {
+			err := u.c.bodies.PutChunk(u.ctx, u.id, n, seal(chunkName(u.id, n), full))
+			if err == nil {
+				u.c.stored(u.id, n, full)
+			}
+			if err == nil && record != nil {
+				err = u.save(u.ctx, *record, 0, nil)
+			}
+			return err
+		})
 	}()
 	return nil
 }

@@ -48,8 +48,7 @@ func (f *Forwarder) Arriving(t *Target, repo oci.Repo, upload string, d digest.D
 		a.ended.Store(true)
 		return Arriving{a}
 	}
-	go func() {
-		defer f.running.Done()
+	f.aside(func() {
 		defer a.ended.Store(true)
 		owner, err := t.Owner(f.life, repo)
 		if err != nil {
@@ -57,7 +56,7 @@ func (f *Forwarder) Arriving(t *Target, repo oci.Repo, upload string, d digest.D
 		}
 		e := errand{Descriptor: oci.Descriptor{Digest: d, Size: size}, t: t, owner: owner, repo: repo, uploadID: upload, arrival: a}
 		_, _ = f.ensure(f.life, e)
-	}()
+	})
 	return Arriving{a}
 }
 

@@ -107,12 +107,11 @@ func (b *blob) cancelSession() {
 
 func (f *Forwarder) abandon(session *upstream.Upload) {
 	f.running.Add(1)
-	go func() {
-		defer f.running.Done()
+	f.aside(func() {
 		ctx, cancel := context.WithTimeout(f.life, 30*time.Second)
 		defer cancel()
 		_ = session.Cancel(ctx)
-	}()
+	})
 }
 
 // open returns the blob's bytes from the start; sending them is told to

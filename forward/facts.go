@@ -104,8 +104,7 @@ func (f *Forwarder) Learn(t *Target, repo oci.Repo, m oci.Manifest) {
 	if len(m.Blobs) == 0 || f.begin() != nil {
 		return
 	}
-	go func() {
-		defer f.running.Done()
+	f.aside(func() {
 		owner, err := t.Owner(f.life, repo)
 		if err != nil {
 			return
@@ -114,10 +113,10 @@ func (f *Forwarder) Learn(t *Target, repo oci.Repo, m oci.Manifest) {
 		group.SetLimit(notesAtOnce)
 		for _, d := range m.Blobs {
 			if !d.Foreign() {
-				group.Go(func() error { return f.meta.AddSource(ctx, owner, d.Digest, repo) })
+				f.together(group, func() error { return f.meta.AddSource(ctx, owner, d.Digest, repo) })
 			}
 		}
 		// A fact that is not stored is a mount that is not tried.
 		_ = group.Wait()
-	}()
+	})
 }

@@ -88,7 +88,10 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 		defer f.running.Done()
 		defer cancel(nil)
 		began := time.Now()
-		fl.outcome, fl.err = f.fly(ctx, e)
+		fl.err = f.guarded(func() (err error) {
+			fl.outcome, err = f.fly(ctx, e)
+			return err
+		})
 		fl.outcome.Took = time.Since(began)
 		if fl.err != nil {
 			e.tell(f, Event{Status: Failed, Why: oci.AsError(fl.err).Message})

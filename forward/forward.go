@@ -53,6 +53,9 @@ type Forwarder struct {
 	Seal cipher.AEAD
 	// Metrics counts; nil counts nothing. It is set before the first push.
 	Metrics *Metrics
+	// Faulted is told of panics that were caught; nil: nobody is. It is set before
+	// the first push.
+	Faulted func(*oci.Fault)
 
 	cache   *blobcache.Cache
 	meta    *metadata.DB
@@ -173,8 +176,7 @@ func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from, uploa
 	if f.begin() != nil {
 		return
 	}
-	go func() {
-		defer f.running.Done()
+	f.aside(func() {
 		size, err := f.cache.Stat(f.life, d)
 		if err != nil {
 			return
@@ -187,7 +189,7 @@ func (f *Forwarder) Start(t *Target, repo oci.Repo, d digest.Digest, from, uploa
 		defer s.drop()
 		e := errand{Descriptor: oci.Descriptor{Digest: d, Size: size}, t: t, owner: owner, repo: repo, hint: from, stream: s}
 		_, _ = f.ensure(f.life, e)
-	}()
+	})
 }
 
 // Mount asks the upstream to mount a blob that the cache does not have for this

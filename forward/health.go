@@ -116,10 +116,13 @@ func (h *health) probeDue(now time.Time) bool {
 func (q *Queue) probe(ctx context.Context, host, principal string) {
 	ctx, cancel := context.WithTimeout(ctx, probeFor)
 	defer cancel()
-	t, err := q.Target(ctx, principal, host)
-	if err == nil {
-		err = t.Client.Alive(ctx)
-	}
+	err := q.Forward.guarded(func() error {
+		t, err := q.Target(ctx, principal, host)
+		if err == nil {
+			err = t.Client.Alive(ctx)
+		}
+		return err
+	})
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.health(host)

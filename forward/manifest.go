@@ -61,7 +61,7 @@ func (r *run) gather(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(gatherAtOnce)
 	for _, d := range r.Manifest.Manifests {
-		group.Go(func() error { return r.child(groupCtx, d) })
+		r.f.together(group, func() error { return r.child(groupCtx, d) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (r *run) gather(ctx context.Context) error {
 	group, groupCtx = errgroup.WithContext(ctx)
 	group.SetLimit(gatherAtOnce)
 	for i, d := range r.Manifest.Blobs {
-		group.Go(func() error {
+		r.f.together(group, func() error {
 			e := errand{Descriptor: d, t: r.Target, owner: r.owner, repo: r.Repo, verify: r.verify}
 			o, err := r.f.ensure(groupCtx, e)
 			if d.Foreign() && errors.Is(err, oci.ErrManifestBlobUnknown) {
@@ -175,7 +175,7 @@ func (r *run) record(ctx context.Context) error {
 	f := r.f
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(notesAtOnce)
-	group.Go(func() error {
+	f.together(group, func() error {
 		return errors.Join(
 			f.meta.PutManifest(ctx, r.Repo, r.Digest, metadata.Manifest{MediaType: r.Manifest.MediaType, Raw: r.Manifest.Raw}),
 			f.meta.Grant(ctx, r.Target.Principal, r.Digest),
@@ -183,7 +183,7 @@ func (r *run) record(ctx context.Context) error {
 	})
 	for _, d := range r.Manifest.Blobs {
 		if !d.Foreign() {
-			group.Go(func() error { return f.note(ctx, r.owner, r.Repo, d.Digest, metadata.Named, d.Size) })
+			f.together(group, func() error { return f.note(ctx, r.owner, r.Repo, d.Digest, metadata.Named, d.Size) })
 		}
 	}
 	return group.Wait()

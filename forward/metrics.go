@@ -22,6 +22,7 @@ type Metrics struct {
 	pushes *prometheus.HistogramVec
 	blobs  *prometheus.CounterVec
 	bytes  *prometheus.CounterVec
+	faults prometheus.Counter
 
 	slots, waiting, limit *prometheus.Desc
 	jobs, oldest          *prometheus.Desc
@@ -55,6 +56,7 @@ func NewMetrics(label func(host string) string) *Metrics {
 		}, []string{"upstream", "result"}),
 		blobs:   counter("blobs_total", "Blobs that an upstream was made to hold, by how: skipped (it was there), mounted or uploaded."),
 		bytes:   counter("blob_bytes_total", "Bytes of the blobs that an upstream was made to hold, by how: skipped (it was there), mounted or uploaded."),
+		faults:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pushproxy_faults_total", Help: "Panics that were caught while something was forwarded; the log says where."}),
 		slots:   describe("upload_slots_used", "Uploads to an upstream that are under way.", "upstream"),
 		waiting: describe("upload_slots_waiting", "Uploads to an upstream that wait for a place.", "upstream"),
 		limit:   describe("upload_slots_limit", "Uploads that an upstream gets at once now; fewer after it asked for fewer requests.", "upstream"),
@@ -89,11 +91,19 @@ func (m *Metrics) brought(host string, o Outcome) {
 	m.bytes.WithLabelValues(m.label(host), string(o.How)).Add(float64(max(0, o.Size)))
 }
 
+// faulted counts a panic that was caught.
+func (m *Metrics) faulted() {
+	if m != nil {
+		m.faults.Inc()
+	}
+}
+
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.pushes.Describe(ch)
 	m.blobs.Describe(ch)
 	m.bytes.Describe(ch)
+	m.faults.Describe(ch)
 	for _, d := range []*prometheus.Desc{m.slots, m.waiting, m.limit, m.jobs, m.oldest} {
 		ch <- d
 	}
@@ -104,6 +114,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.pushes.Collect(ch)
 	m.blobs.Collect(ch)
 	m.bytes.Collect(ch)
+	m.faults.Collect(ch)
 	gauge := func(d *prometheus.Desc, v float64, label string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, label)
 	}

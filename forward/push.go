@@ -108,7 +108,10 @@ func (p *Push) run(ctx context.Context) {
 	f := p.f
 	defer f.running.Done()
 	defer p.cancel(nil)
-	p.result, p.err = f.push(ctx, p.Job, 0)
+	p.err = f.guarded(func() (err error) {
+		p.result, err = f.push(ctx, p.Job, 0)
+		return err
+	})
 	p.result.Push, p.result.Took = p.ID, time.Since(p.began)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -122,11 +125,10 @@ func (p *Push) run(ctx context.Context) {
 // Then calls end with the push's error when it has ended, whoever still waits.
 func (p *Push) Then(end func(error)) {
 	p.f.running.Add(1)
-	go func() {
-		defer p.f.running.Done()
+	p.f.aside(func() {
 		<-p.done
 		end(p.err)
-	}()
+	})
 }
 
 // drop makes the next Submit of the same push begin anew. It needs f.mu.

@@ -239,13 +239,13 @@ func (q *Queue) begin(ctx context.Context, j *queued, h *health, running *sync.W
 
 // guarded is attempt for jobs of whatever content: one that panics must not end
 // the others.
-func (q *Queue) guarded(ctx context.Context, j metadata.Job, tags []string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = oci.ErrManifestInvalid.With("the push of %s ended in a fault of pushproxy (%T)", j.Repo, p)
-		}
-	}()
-	return q.attempt(ctx, j, tags)
+func (q *Queue) guarded(ctx context.Context, j metadata.Job, tags []string) error {
+	err := q.Forward.guarded(func() error { return q.attempt(ctx, j, tags) })
+	if fault := (*oci.Fault)(nil); errors.As(err, &fault) {
+		// A refusal for what the job is: it is not tried for ever.
+		return oci.ErrManifestInvalid.With("the push of %s ended in a fault of pushproxy (%s)", j.Repo, fault.Type).Because(fault)
+	}
+	return err
 }
 
 // nudge makes Run look for what may begin.

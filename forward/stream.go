@@ -93,7 +93,7 @@ func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 	go func() {
 		defer f.running.Done()
 		defer cancel(nil)
-		s.err = s.run(ctx)
+		s.err = f.guarded(func() error { return s.run(ctx) })
 		s.arrival.ended.Store(true)
 		if s.err != nil {
 			s.abandon()
@@ -240,11 +240,10 @@ func (s *stream) drop() {
 	s.cancel(errUnwanted)
 	s.end()
 	s.f.running.Add(1)
-	go func() {
-		defer s.f.running.Done()
+	s.f.aside(func() {
 		<-s.done
 		s.abandon()
-	}()
+	})
 }
 
 // awaitTwin waits, where another stream sends the same bytes, for that: as long

@@ -49,8 +49,5 @@ func (f *Forwarder) Warm(t *Target, repo oci.Repo) {
 	if t.Warm == nil || !f.warmth.cold(warmKey{t.Principal, repo}) || f.begin() != nil {
 		return
 	}
-	go func() {
-		defer f.running.Done()
-		_ = t.Warm(f.life, repo)
-	}()
+	f.aside(func() { _ = t.Warm(f.life, repo) })
 }

@@ -3,6 +3,8 @@ package metadata
 import (
 	"bytes"
 	"context"
+
+	"pushproxy/oci"
 )
 
 const (
@@ -63,7 +65,7 @@ func (b *Badger) write() {
 	defer close(b.done)
 	for first := range b.swaps {
 		batch := collect(first, b.swaps)
-		err := b.apply(batch)
+		err := oci.Guarded(func() error { return b.apply(batch) })
 		for _, s := range batch {
 			if err != nil {
 				s.swapped = false

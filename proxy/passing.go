@@ -59,8 +59,13 @@ func (m *Mitm) pass(ctx context.Context, authority string, client net.Conn) {
 	}
 	var both sync.WaitGroup
 	live := &liveness{ends: []net.Conn{client, other}}
-	both.Go(func() { live.copy(other, client) })
-	both.Go(func() { live.copy(client, other) })
+	for from, to := range map[net.Conn]net.Conn{client: other, other: client} {
+		both.Go(func() {
+			if oci.Guarded(func() error { live.copy(to, from); return nil }) != nil {
+				_, _ = from.Close(), to.Close()
+			}
+		})
+	}
 	both.Wait()
 }
 

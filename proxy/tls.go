@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"net"
 	"time"
+
+	"pushproxy/oci"
 )
 
 // sniffFor is how long a connection may be silent before its first byte.
@@ -81,18 +83,26 @@ func (s *sniffer) run() {
 }
 
 func (s *sniffer) sort(c net.Conn) {
+	err := oci.Guarded(func() error { return s.first(c) })
+	if err != nil {
+		_ = c.Close()
+	}
+}
+
+// first looks at the first byte of a connection and passes it on.
+func (s *sniffer) first(c net.Conn) error {
 	p := &peeked{Conn: c}
 	_ = c.SetReadDeadline(time.Now().Add(sniffFor))
 	if n, err := c.Read(p.first[:]); n == 0 || err != nil {
-		_ = c.Close()
-		return
+		return errBroken
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	if p.first[0] == recordHandshake {
 		s.push(tls.Server(p, s.config))
-		return
+		return nil
 	}
 	s.push(p)
+	return nil
 }
 
 // peeked gives back the byte that was looked at.

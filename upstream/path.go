@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"pushproxy/oci"
 )
 
 const (
@@ -197,7 +199,7 @@ func (p *path) lose(why error) error {
 	defer p.mu.Unlock()
 	if p.cut == nil {
 		p.cut, p.back, p.wanted = &cutOff{p.authority, why}, make(chan struct{}), time.Now()
-		go p.search(p.back)
+		go p.guarded(p.back)
 	}
 	return p.cut
 }
@@ -207,6 +209,19 @@ func (p *path) clear() {
 	if p.cut != nil {
 		close(p.back)
 		p.cut = nil
+	}
+}
+
+// guarded is search; one that fails must not leave the upstream given up.
+func (p *path) guarded(back <-chan struct{}) {
+	err := oci.Guarded(func() error {
+		p.search(back)
+		return nil
+	})
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.clear()
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/http/httptrace"
 	"sync"
 	"time"
+
+	"pushproxy/oci"
 )
 
 const (
@@ -136,7 +138,7 @@ func (p *path) check(address string) error {
 		maps.DeleteFunc(p.checks, func(_ string, c *check) bool { return c.old() })
 		c = &check{done: make(chan struct{})}
 		p.checks[address] = c
-		go c.run(p.again, address, max(checkFor, min(patienceTimes*p.took, dialFor)))
+		go c.guarded(p.again, address, max(checkFor, min(patienceTimes*p.took, dialFor)))
 	}
 	p.mu.Unlock()
 	<-c.done
@@ -160,14 +162,21 @@ func (c *check) old() bool {
 	}
 }
 
-func (c *check) run(connect connectFunc, address string, patience time.Duration) {
+// guarded is run; whoever waits for a check waits for its end alone.
+func (c *check) guarded(connect connectFunc, address string, patience time.Duration) {
+	defer close(c.done)
+	c.err = oci.Guarded(func() error { return c.run(connect, address, patience) })
+	c.when = time.Now()
+}
+
+// run returns why nobody can be at the address.
+func (c *check) run(connect connectFunc, address string, patience time.Duration) error {
 	r := connect.race(context.Background(), "tcp", address, race{patience: patience, every: dialEvery, most: dialsAtOnce})
 	if r.err == nil {
 		_ = r.conn.Close()
 	} else if noNetwork(r.err) {
 		// Any other error is somebody who is there to cause it.
-		c.err = r.err
+		return r.err
 	}
-	c.when = time.Now()
-	close(c.done)
+	return nil
 }

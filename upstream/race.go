@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"pushproxy/oci"
 )
 
 // errSilence is why there is no connection where nothing refuses one either.
@@ -41,7 +43,11 @@ func (connect connectFunc) race(ctx context.Context, network, address string, ho
 		running++
 		go func() {
 			began := time.Now()
-			conn, err := connect(ctx, network, address)
+			var conn net.Conn
+			err := oci.Guarded(func() (err error) {
+				conn, err = connect(ctx, network, address)
+				return err
+			})
 			select {
 			case results <- raced{conn, time.Since(began), err}:
 			case <-ctx.Done():

@@ -68,10 +68,11 @@ func openSocket(dataDir string) (net.Listener, error) {
 // until ctx ends.
 func (a *admin) work(ctx context.Context, l net.Listener, news *herald) {
 	var tasks sync.WaitGroup
-	tasks.Go(func() { a.queue.Run(ctx) })
-	tasks.Go(func() { news.run(ctx) })
-	tasks.Go(func() { a.collector.run(ctx) })
-	tasks.Go(func() { a.serve(ctx, l, news.log) })
+	for _, task := range []func(context.Context){
+		a.queue.Run, news.run, a.collector.run, func(ctx context.Context) { a.serve(ctx, l, news.log) },
+	} {
+		tasks.Go(func() { steadily(ctx, news.log, task) })
+	}
 	tasks.Wait()
 }
 
@@ -209,8 +210,7 @@ func (a *admin) wait(w http.ResponseWriter, r *http.Request) {
 		encoder, control := json.NewEncoder(w), http.NewResponseController(w)
 		for line := range lines {
 			// Whoever asked may be gone.
-			_ = encoder.Encode(line)
-			_ = control.Flush()
+			_ = oci.Guarded(func() error { return errors.Join(encoder.Encode(line), control.Flush()) })
 		}
 	}()
 	ctx, cancel := context.WithCancel(r.Context())

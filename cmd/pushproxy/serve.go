@@ -123,7 +123,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		"forward_proxy", strings.Join(addresses(d.forward), " "), "push_to", pushTo(d.registry),
 		"registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
 	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: newCollector(cache, c.Cache, queue.Needed, log)}
-	return beside(ctx, func() error { return runDoors(ctx, d, forwarder, log) },
+	return beside(ctx, log, func() error { return runDoors(ctx, d, forwarder, log) },
 		func(ctx context.Context) { stores.ballast.run(ctx, log) },
 		func(ctx context.Context) { secret.watch(ctx, meta, log) },
 		func(ctx context.Context) { watchdog(ctx, inTheClear(d.registry)) },
@@ -131,11 +131,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 }
 
 // beside runs tasks until work has returned, and then ends them.
-func beside(ctx context.Context, work func() error, tasks ...func(context.Context)) error {
+func beside(ctx context.Context, log *slog.Logger, work func() error, tasks ...func(context.Context)) error {
 	background, end := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	for _, task := range tasks {
-		running.Go(func() { task(background) })
+		running.Go(func() { steadily(background, log, task) })
 	}
 	err := work()
 	end()
@@ -147,6 +147,9 @@ func beside(ctx context.Context, work func() error, tasks ...func(context.Contex
 func openQueue(ctx context.Context, c Config, s *stores, f *forward.Forwarder, u *upstreams, news *herald) (*forward.Queue, error) {
 	var err error
 	f.Uploads = u.uploads
+	f.Faulted = func(fault *oci.Fault) {
+		news.log.Error("pushproxy has a fault; what it was about can be tried again", "error", fault)
+	}
 	if f.Seal, err = authinject.Sealer(s.secret, "upload sessions"); err != nil {
 		return nil, err
 	}
