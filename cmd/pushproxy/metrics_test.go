@@ -9,20 +9,17 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"pushproxy/blobcache"
-	"pushproxy/forward"
 	"pushproxy/upstream/upstreamtest"
 )
 
@@ -176,13 +173,24 @@ func TestTheSeriesDoNotGrowWithWhatIsPushed(t *testing.T) {
 		return n
 	}
 	before := series()
-	for i := range 1000 {
-		// Each is another repository, tag and blob, and some of it nonsense.
-		name := fmt.Sprintf("hostile-%d/app", i)
-		s.push(name, fmt.Sprintf("t%d", i), fmt.Sprint("content ", i))
-		s.send("GET", fmt.Sprintf("/v2/registry-%d.test/app/tags/list", i), "text/plain", nil)
-		s.send("PUT", "/v2/registry.test/"+name+"/manifests/"+fmt.Sprint("..", i), "text/plain", []byte("{"))
+	var pushing sync.WaitGroup
+	numbers := make(chan int)
+	for range 16 {
+		pushing.Go(func() {
+			for i := range numbers {
+				// Each is another repository, tag and blob, and some of it nonsense.
+				name := fmt.Sprintf("hostile-%d/app", i)
+				s.push(name, fmt.Sprintf("t%d", i), fmt.Sprint("content ", i))
+				s.send("GET", fmt.Sprintf("/v2/registry-%d.test/app/tags/list", i), "text/plain", nil)
+				s.send("PUT", "/v2/registry.test/"+name+"/manifests/"+fmt.Sprint("..", i), "text/plain", []byte("{"))
+			}
+		})
 	}
+	for i := range 1000 {
+		numbers <- i
+	}
+	close(numbers)
+	pushing.Wait()
 	if after := series(); after > before+8 {
 		t.Errorf("%d series became %d", before, after)
 	} else if n := len(s.reg.Log()); n < 3000 {
@@ -199,78 +207,5 @@ func TestUpstreamsThatNobodyConfiguredAreNamedUpToABound(t *testing.T) {
 	}
 	if len(names) != namedUpstreams+1 || !names[otherUpstream] || h.label("registry.test") != "registry.test" || h.label("host-0.test") != "host-0.test" {
 		t.Errorf("%d names: %v", len(names), slices.Collect(maps.Keys(names)))
-	}
-}
-
-var descExp = regexp.MustCompile(`fqName: "([^"]*)"`)
-
-// described lists what the rooms say that they export.
-func described(t *testing.T) (names []string) {
-	t.Helper()
-	f := forward.New(nil, nil)
-	u, err := newUpstreams(Config{}, "", f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := newMetrics(Config{}, &stores{blobs: &blobcache.Files{}}, blobcache.New(blobcache.NewMemory(), blobcache.NewMemory()), u)
-	for _, c := range m.rooms() {
-		ch := make(chan *prometheus.Desc, 100)
-		c.Describe(ch)
-		close(ch)
-		for d := range ch {
-			names = append(names, descExp.FindStringSubmatch(d.String())[1])
-		}
-	}
-	return names
-}
-
-const metricsPage = "../../docs/metrics.md"
-
-// The table of docs/metrics.md is what the program exports. -update writes it.
-func TestMetricsAreDocumentedAsTheyAre(t *testing.T) {
-	s := serveQueue(t)
-	s.work()
-	_, families := s.scrape()
-	for _, name := range described(t) {
-		if families[name] == nil {
-			t.Errorf("%s is described and was not exported, though everything was done", name)
-		}
-	}
-	var table strings.Builder
-	table.WriteString("| Metric | Type | Labels | What it is |\n|---|---|---|---|\n")
-	labels := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(families)) {
-		if !strings.HasPrefix(name, "pushproxy_") {
-			continue
-		}
-		f := families[name]
-		own := map[string]bool{}
-		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				own["`"+l.GetName()+"`"], labels[l.GetName()] = true, true
-			}
-		}
-		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", name, strings.ToLower(f.GetType().String()), strings.Join(slices.Sorted(maps.Keys(own)), ", "), f.GetHelp())
-	}
-	raw, err := os.ReadFile(metricsPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(raw), "<!-- table -->\n")
-	old, tail, ended := strings.Cut(rest, "<!-- end -->\n")
-	if !found || !ended {
-		t.Fatalf("%s has no table between its marks", metricsPage)
-	}
-	if *update {
-		if err := os.WriteFile(metricsPage, []byte(head+"<!-- table -->\n"+table.String()+"<!-- end -->\n"+tail), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if old != table.String() {
-		t.Errorf("%s is not what is exported; go test -run %s -update writes it:\n%s", metricsPage, t.Name(), table.String())
-	}
-	for label := range labels {
-		if !strings.Contains(tail, "- `"+label+"`: ") {
-			t.Errorf("%s does not say what the label %s has", metricsPage, label)
-		}
 	}
 }

@@ -26,6 +26,7 @@ func Packages() []Package {
 		{"gnutls-cli", "gnutls-bin", "the CA as GnuTLS sees it"},
 		{"systemd-analyze", "systemd", "units as systemd reads them"},
 		{"runc", "runc", "builds by BuildKit"},
+		{"promtool", "prometheus", "alert rules as Prometheus reads them"},
 		{"chromium", "chromium", "the status page in a browser"},
 		{"gcc", "gcc", "the race detector"},
 	}
