@@ -92,7 +92,7 @@ func (f *Forwarder) Look(ctx context.Context, t *Target, repo oci.Repo, d digest
 	if f.absent.missing(owner, key) {
 		return 0, false, nil
 	}
-	nothing, err := f.nothing(ctx, t, owner, repo)
+	nothing, err := f.nothing(ctx, t, owner, repo, d)
 	if err != nil {
 		return 0, false, err
 	}
@@ -105,9 +105,10 @@ func (f *Forwarder) Look(ctx context.Context, t *Target, repo oci.Repo, d digest
 	return size, found, err
 }
 
-// nothing reports whether the upstream has no such repository. An answer other
+// nothing reports whether the upstream has no such repository; d is the blob that
+// the answer is wanted for. An answer other
 // than its clear "no" is none: then each blob is asked for.
-func (f *Forwarder) nothing(ctx context.Context, t *Target, owner metadata.Owner, repo oci.Repo) (bool, error) {
+func (f *Forwarder) nothing(ctx context.Context, t *Target, owner metadata.Owner, repo oci.Repo, d digest.Digest) (bool, error) {
 	key := blobKey{repo: repo}
 	if absent, said := f.absent.lately(owner, key); said {
 		return absent, nil
@@ -117,7 +118,7 @@ func (f *Forwarder) nothing(ctx context.Context, t *Target, owner metadata.Owner
 		return false, err
 	}
 	answer, _, _ := f.asking.Do(string(owner[:])+repo.String(), func() (any, error) {
-		_, _, err := t.Client.Tags(ctx, repo, url.Values{"n": {"1"}})
+		_, _, err := t.Client.Tags(doing(ctx, errandOf{digest: d}), repo, url.Values{"n": {"1"}})
 		var e *oci.Error
 		absent := errors.As(err, &e) && e.Status == http.StatusNotFound
 		if absent || err == nil {

@@ -75,7 +75,7 @@ func (f *Forwarder) Retrying(ctx context.Context, principal string, r upstream.R
 		f.lane(r.Repo.Host).throttled(r.Delay)
 	}
 	e := about(ctx, principal, r.Repo)
-	e.Status, e.Why, e.Delay = Retrying, r.Why, r.Delay
+	e.Status, e.Why, e.Delay, e.Busy = Retrying, r.Why, r.Delay, r.Busy
 	if r.Digest != "" {
 		e.Digest = r.Digest
 	}

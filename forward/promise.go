@@ -67,7 +67,7 @@ func (q *Queue) Accept(ctx context.Context, job Job, credential string) (metadat
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.jobs[stored.ID] = &queued{Job: stored, needs: p.needs}
+	q.jobs[stored.ID] = &queued{Job: stored, needs: p.needs, bytes: p.bytes}
 	q.tell()
 	q.nudge()
 	e := q.about(stored, Accepted)
@@ -83,6 +83,7 @@ type promise struct {
 	repo  oci.Repo
 	owner metadata.Owner
 	needs []digest.Digest
+	bytes int64
 	here  []digest.Digest // blobs that will have to come from the cache
 	pins  []func()
 }
@@ -91,7 +92,9 @@ func (p *promise) check(ctx context.Context, m oci.Manifest, depth int) error {
 	if depth > maxIndexDepth {
 		return oci.ErrManifestInvalid.With("manifest: indexes are nested more than %d deep", maxIndexDepth)
 	}
+	p.bytes += int64(len(m.Raw))
 	for _, d := range m.Blobs {
+		p.bytes += d.Size
 		p.needs = append(p.needs, d.Digest)
 		// Nothing collects it from here on.
 		p.pins = append(p.pins, p.f.cache.Pin(d.Digest))

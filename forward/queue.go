@@ -60,6 +60,7 @@ type tagKey struct {
 type queued struct {
 	metadata.Job
 	needs  []digest.Digest // blobs and manifests that it is made of
+	bytes  int64           // … of those, as far as the manifests say
 	own    []string        // tags that the attempt under way writes
 	quick  bool            // its last failure was its upstream's, and may pass any time
 	turned int             // refusals in a row
@@ -99,7 +100,7 @@ func (q *Queue) Open(ctx context.Context) (damaged []string, err error) {
 			j.Push = j.ID[max(0, len(j.ID)-10):]
 		}
 		entry := &queued{Job: j, quick: true}
-		if entry.needs, err = q.needsOf(ctx, j.Repo, j.Digest, 0); err != nil {
+		if entry.needs, err = q.needsOf(ctx, j.Repo, j.Digest, &entry.bytes, 0); err != nil {
 			return damaged, err
 		}
 		q.jobs[j.ID] = entry
@@ -107,9 +108,9 @@ func (q *Queue) Open(ctx context.Context) (damaged []string, err error) {
 	return damaged, nil
 }
 
-// needsOf lists what a stored manifest is made of, itself included. A manifest
-// that is not there needs nothing: its job will say so.
-func (q *Queue) needsOf(ctx context.Context, repo oci.Repo, d digest.Digest, depth int) ([]digest.Digest, error) {
+// needsOf lists what a stored manifest is made of, itself included, and adds up
+// its bytes. A manifest that is not there needs nothing: its job will say so.
+func (q *Queue) needsOf(ctx context.Context, repo oci.Repo, d digest.Digest, bytes *int64, depth int) ([]digest.Digest, error) {
 	stored, ok, err := q.Forward.meta.Manifest(ctx, repo, d)
 	if err != nil || !ok || depth > maxIndexDepth {
 		return nil, err
@@ -119,11 +120,13 @@ func (q *Queue) needsOf(ctx context.Context, repo oci.Repo, d digest.Digest, dep
 		return nil, nil
 	}
 	needs := []digest.Digest{d}
+	*bytes += int64(len(m.Raw))
 	for _, b := range m.Blobs {
 		needs = append(needs, b.Digest)
+		*bytes += b.Size
 	}
 	for _, child := range m.Manifests {
-		more, err := q.needsOf(ctx, repo, child.Digest, depth+1)
+		more, err := q.needsOf(ctx, repo, child.Digest, bytes, depth+1)
 		if err != nil {
 			return nil, err
 		}

@@ -74,6 +74,23 @@ func (q *Queue) Jobs() []metadata.Job {
 	return jobs
 }
 
+// Listed is a job with the size of what it pushes.
+type Listed struct {
+	metadata.Job
+	Bytes int64 // of manifests and blobs, as far as the manifests say
+}
+
+// List is Jobs with sizes.
+func (q *Queue) List() []Listed {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	jobs := make([]Listed, 0, len(q.jobs))
+	for _, j := range q.ordered() {
+		jobs = append(jobs, Listed{j.Job, j.bytes})
+	}
+	return jobs
+}
+
 // Wait returns when no job is left that is about a tag or manifest of a
 // repository, or when one of them waits for a person; that one is returned. It
 // calls seen, if it is not nil, with each change on the way.
@@ -172,7 +189,7 @@ func (q *Queue) Drop(ctx context.Context, id string) (metadata.Job, error) {
 
 // about returns an event about a job's push.
 func (q *Queue) about(j metadata.Job, status Status) Event {
-	e := Event{Push: j.Push, Principal: j.Principal, Repo: j.Repo, Digest: j.Digest, Status: status, Why: j.Error, Credential: j.Credential}
+	e := Event{Push: j.Push, Principal: j.Principal, Repo: j.Repo, Digest: j.Digest, Status: status, Why: j.Error, Credential: j.Credential, Queued: j.ID}
 	if e.Reference = j.Digest.String(); len(j.Tags) > 0 {
 		e.Reference = j.Tags[0]
 	}

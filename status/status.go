@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"pushproxy/forward"
 )
 
 // Server answers on the status listener: the page, the JSON and the stream. It
@@ -14,15 +16,43 @@ type Server struct {
 	Version  string // of the program
 	Instance string // another after each start
 	Started  time.Time
+	// Tracker knows the pushes; nil: there are none.
+	Tracker *Tracker
+	// Upstreams returns the upstreams of a principal, with what is known of them
+	// without asking anybody; nil: only those are told of that were pushed to.
+	Upstreams func(ctx context.Context, principal string) []Known
+	// Owner is the principal whose credentials are shown to who sees everything.
+	Owner string
+	// Usage returns how much there is in the store; nil: nothing is told of it.
+	Usage func(ctx context.Context) (Store, error)
+	// Collect collects the store's garbage and returns what to say of it; nil: it
+	// cannot be asked for.
+	Collect func(ctx context.Context) (any, error)
+	// Queue carries out what is asked about jobs; nil: there is none.
+	Queue *forward.Queue
 	// Metrics answers GET /metrics, to callers who see everything; nil: there is
 	// no such path.
 	Metrics http.Handler
+
+	facts facts
+}
+
+// Known is an upstream as a principal reaches it.
+type Known struct {
+	Host       string
+	Credential string   // source and user name, never a secret
+	Quirks     []string // known and learned
 }
 
 // Viewer is who looks.
 type Viewer struct {
 	Principal string
 	All       bool // sees everybody's pushes and jobs
+}
+
+// sees reports whether what is a principal's is shown.
+func (v Viewer) sees(principal string) bool {
+	return v.All || principal != "" && principal == v.Principal
 }
 
 type viewerKey struct{}
@@ -52,6 +82,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /push/{id}", s.pushPage)
 	mux.Handle("GET /assets/", s.assets())
+	s.api(mux)
 	if s.Metrics != nil {
 		mux.HandleFunc("GET /metrics", s.metrics)
 	}
@@ -66,18 +97,3 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	}
 	s.Metrics.ServeHTTP(w, r)
 }
-
-// snapshot returns everything as the viewer may see it.
-func (s *Server) snapshot(Viewer) Snapshot {
-	return Snapshot{
-		Version: Version, Pushproxy: s.Version, Instance: s.Instance, Started: s.Started, Now: time.Now(),
-		Pushes: []Push{}, Finished: []Push{}, Queue: []Job{}, Upstreams: []Upstream{},
-	}
-}
-
-// push returns a push with its steps, if there is one that the viewer may see.
-func (s *Server) push(Viewer, string) (Push, bool) { return Push{}, false }
-
-// finished returns finished pushes, newest first, and what to put into
-// Query.Before for those that follow; empty at the end.
-func (s *Server) finished(Viewer, Query) (pushes []Push, next string) { return []Push{}, "" }

@@ -1,0 +1,241 @@
+package status
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"pushproxy/forward"
+	"pushproxy/oci"
+)
+
+const (
+	// warmFor is how long a finished push is kept at hand: what was begun for it
+	// may end later, and the manifest of an index may still come.
+	warmFor = 30 * time.Second
+	// lostFor is how long nothing may be heard of a push before it is taken to have
+	// stopped.
+	lostFor = time.Hour
+	// tick is how often pushes are put away and rates are taken.
+	tick = time.Second
+	// mostLive bounds the pushes at hand.
+	mostLive = 4096
+)
+
+// Tracker makes pushes of forward's events. Make it with NewTracker.
+type Tracker struct {
+	feed    *forward.Feed
+	queue   *forward.Queue // nil: there is none
+	journal *journal       // nil: nothing is kept
+	done    chan struct{}
+
+	mu      sync.Mutex
+	seq     int64               // counts the changes
+	byID    map[string]*tracked // pushes at hand that can be seen
+	at      map[where][]*tracked
+	open    map[where]*tracked // what gathers there
+	history history
+	hosts   map[hostKey]*hostStats
+	jobs    []forward.Listed
+	jobsSeq int64
+	live    live
+}
+
+// where is whose pushes go to which repository.
+type where struct {
+	principal string
+	repo      oci.Repo
+}
+
+// NewTracker returns a tracker of a forwarder's events, from now until ctx ends.
+// Queue may be nil. File is where finished pushes are kept, empty for nowhere;
+// an error is that of reading it, and the tracker works without it.
+func NewTracker(ctx context.Context, f *forward.Forwarder, queue *forward.Queue, file string) (*Tracker, error) {
+	t := &Tracker{
+		queue: queue, done: make(chan struct{}),
+		byID: map[string]*tracked{}, at: map[where][]*tracked{}, open: map[where]*tracked{}, hosts: map[hostKey]*hostStats{},
+	}
+	t.live.changed = make(chan struct{})
+	if f != nil {
+		t.feed = f.Feed(ctx)
+	}
+	if file == "" {
+		return t, nil
+	}
+	j, old, err := openJournal(file)
+	t.journal = j
+	t.restore(old)
+	return t, err
+}
+
+// Run follows the events until ctx ends, and then writes down what is known of
+// the pushes under way.
+func (t *Tracker) Run(ctx context.Context) {
+	defer close(t.done)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var events []forward.Event
+	for {
+		var jobs <-chan struct{}
+		if t.queue != nil {
+			jobs = t.queue.Changed()
+			t.listJobs()
+		}
+		select {
+		case <-t.feed.Ready():
+			events, _ = t.feed.Take(events)
+			t.take(events)
+		case <-jobs:
+		case now := <-ticker.C:
+			t.tidy(now)
+		case <-ctx.Done():
+			events, _ = t.feed.Take(events)
+			t.take(events)
+			t.close()
+			return
+		}
+	}
+}
+
+// take applies events in their order.
+func (t *Tracker) take(events []forward.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range events {
+		t.apply(&events[i])
+	}
+	if len(events) > 0 {
+		t.live.wake()
+	}
+}
+
+// apply changes what is known by one event. It needs t.mu, as do all that follow.
+func (t *Tracker) apply(e *forward.Event) {
+	switch e.Status {
+	case forward.Receiving, forward.Received, forward.Broke:
+		t.receive(e)
+	case forward.Asked:
+		t.asked(e)
+	case forward.Accepted, forward.Parked, forward.Dropped, forward.Stopped:
+		t.news(e)
+	default:
+		if e.Job != nil {
+			t.manifest(e)
+		} else {
+			t.blobs(e)
+		}
+	}
+}
+
+// changed notes that a push is another than it was.
+func (t *Tracker) changed(p *tracked, when time.Time) {
+	p.last = when
+	t.seq++
+	p.seq = t.seq
+}
+
+// pushOf returns the push of an event that names it, which comes into sight by
+// that.
+func (t *Tracker) pushOf(e *forward.Event) *tracked {
+	if p := t.byID[e.Push]; p != nil {
+		return p
+	}
+	key := where{e.Principal, e.Repo}
+	p := t.open[key]
+	if p == nil || p.ID != "" {
+		p = t.newPush(key, e.When)
+	}
+	p.ID = e.Push
+	t.byID[e.Push] = p
+	return p
+}
+
+// gathering returns the push that what comes for a repository belongs to, as far
+// as is known. It may be one that nobody sees yet.
+func (t *Tracker) gathering(key where, when time.Time) *tracked {
+	p := t.open[key]
+	if p == nil {
+		p = t.newPush(key, when)
+		t.open[key] = p
+	}
+	return p
+}
+
+func (t *Tracker) newPush(key where, when time.Time) *tracked {
+	p := &tracked{key: key, last: when, named: map[string]bool{}}
+	p.Principal, p.Upstream, p.Repository, p.State, p.Started = key.principal, key.repo.Host, key.repo.Name, Receiving, when
+	t.at[key] = append(t.at[key], p)
+	return p
+}
+
+// forget drops a push from what is at hand.
+func (t *Tracker) forget(p *tracked) {
+	if p.ID != "" {
+		delete(t.byID, p.ID)
+	}
+	if t.open[p.key] == p {
+		delete(t.open, p.key)
+	}
+	rest := slices.DeleteFunc(t.at[p.key], func(q *tracked) bool { return q == p })
+	if len(rest) == 0 {
+		delete(t.at, p.key)
+	} else {
+		t.at[p.key] = rest
+	}
+}
+
+// tidy puts finished pushes away.
+func (t *Tracker) tidy(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	excess := len(t.byID) - mostLive
+	for _, all := range t.at {
+		for _, p := range slices.Clone(all) {
+			idle := now.Sub(p.last)
+			switch {
+			case p.ID == "" && idle > warmFor:
+				t.forget(p)
+			case p.over && (idle > warmFor || excess > 0):
+				excess--
+				t.putAway(p)
+			case !p.over && p.State != Queued && p.running == 0 && idle > lostFor:
+				t.finish(p, Stopped, "nothing was heard of it for an hour", now)
+			}
+		}
+	}
+	if t.rates(now) {
+		t.live.wake()
+	}
+}
+
+// putAway moves a finished push into the history.
+func (t *Tracker) putAway(p *tracked) {
+	t.forget(p)
+	t.keep(p)
+	t.history.add(p.whole(), p.seq)
+}
+
+// keep writes a push down unless it is written as it is.
+func (t *Tracker) keep(p *tracked) {
+	if t.journal != nil && p.kept != p.seq && p.ID != "" {
+		p.kept = p.seq
+		t.journal.write(p.whole())
+	}
+}
+
+// close ends the pushes under way: nothing more will be heard of them here.
+func (t *Tracker) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for _, p := range t.byID {
+		if !p.over && p.State != Queued {
+			t.finish(p, Stopped, "pushproxy stopped before this push was through; what it received is kept: push again", now)
+		}
+		t.keep(p)
+	}
+	if t.journal != nil {
+		t.journal.close()
+	}
+}
