@@ -57,7 +57,7 @@ type Event struct {
 	Total      int64         // bytes; negative while it is not known
 	Delay      time.Duration // until the next try, with Retrying and Accepted
 	Why        string        // with Retrying, Failed, Accepted and Parked
-	Busy       bool // with Retrying: the upstream wants fewer requests from everybody
+	Busy       bool          // with Retrying: the upstream wants fewer requests from everybody
 	Agent      string        // the client's User-Agent, with Receiving
 	Credential string        // what the push is accepted with, with Accepted
 

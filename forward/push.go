@@ -180,6 +180,9 @@ func (f *Forwarder) push(ctx context.Context, job Job, depth int) (Result, error
 		about.Status, about.Why = status, why
 		f.tell(about)
 	}
+	if describe := job.Target.Client.Describe; describe != nil && depth == 0 && f.watched() {
+		about.Credential = describe(ctx, job.Repo)
+	}
 	began := time.Now()
 	tell(Preparing, "")
 	result, err := f.carryOut(ctx, job, depth)

@@ -27,15 +27,16 @@ type hostKey struct{ principal, host string }
 
 // hostStats is how an upstream fares.
 type hostStats struct {
-	reachable string
-	since     time.Time
-	why       string
-	requests  int64
-	failures  int64
-	expires   time.Time // of the token that was fetched last
-	limits    []limit
-	paused    time.Time
-	pace      float64 // bytes per second of the last uploads; 0: none yet
+	reachable  string
+	since      time.Time
+	why        string
+	requests   int64
+	failures   int64
+	credential string    // of the last push
+	expires    time.Time // of the token that was fetched last
+	limits     []limit
+	paused     time.Time
+	pace       float64 // bytes per second of the last uploads; 0: none yet
 
 	marks []mark // sent bytes, for the rate
 	total int64  // bytes sent upstream

@@ -20,6 +20,10 @@ func (t *Tracker) manifest(e *forward.Event) {
 		}
 		p.State, p.Why = Pushing, ""
 		p.running++
+		if e.Credential != "" {
+			p.Credential = e.Credential
+			t.host(e.Principal, e.Repo.Host).credential = e.Credential
+		}
 		t.names(p, e)
 	case forward.Pushed:
 		p.running--
@@ -57,7 +61,7 @@ func (t *Tracker) names(p *tracked, e *forward.Event) {
 			b.settle()
 		}
 		p.Digest = d
-		if tags := tagsOf(e.Job); len(tags) > 0 {
+		if tags := tagsOfJob(e.Job); len(tags) > 0 {
 			p.Tags = tags
 			t.closes(p)
 		} else if m.Subject != nil || len(m.Manifests) > 0 {
@@ -68,7 +72,7 @@ func (t *Tracker) names(p *tracked, e *forward.Event) {
 	t.order(p, m)
 }
 
-func tagsOf(job *forward.Job) []string {
+func tagsOfJob(job *forward.Job) []string {
 	if job.Tag == "" {
 		return slices.Clone(job.Tags)
 	}
@@ -251,57 +255,4 @@ func (t *Tracker) news(e *forward.Event) {
 		t.finish(p, Stopped, "it was dropped from the queue", e.When)
 	}
 	t.changed(p, e.When)
-}
-
-// reopen takes back that a push is finished.
-func (t *Tracker) reopen(p *tracked, state State) {
-	p.over, p.State, p.Finished, p.Why = false, state, time.Time{}, ""
-}
-
-// finish ends a push.
-func (t *Tracker) finish(p *tracked, state State, why string, when time.Time) {
-	p.over, p.State, p.Why, p.Finished = true, state, why, when
-	if state != Stopped {
-		t.giveBack(p)
-	}
-	for _, b := range p.pieces {
-		switch {
-		case b.goes.ended():
-		case state == Done || state == Unchanged:
-			b.goes = BlobExists
-			if b.SendEnded.IsZero() && b.SendBegan.IsZero() {
-				b.SendEnded = when
-			}
-		case b.goes != "":
-			// Whatever it was doing, it does not any more.
-			b.goes = BlobWaiting
-		}
-		if b.arrives == arriving {
-			b.arrives = broken
-		}
-		b.settle()
-	}
-	p.Sum.SavedMillis = t.saved(p)
-	t.changed(p, when)
-	t.keep(p)
-}
-
-// giveBack takes what a finished push does not name out of it: it came for
-// another push, whose manifest has not arrived yet.
-func (t *Tracker) giveBack(p *tracked) {
-	if len(p.named) == 0 {
-		return
-	}
-	for _, b := range slices.Clone(p.pieces) {
-		if p.named[b.Digest] {
-			continue
-		}
-		next := t.open[p.key]
-		if next == nil || next == p {
-			next = t.newPush(p.key, b.ReceiveBegan)
-			next.last = p.last
-			t.open[p.key] = next
-		}
-		next.move(p, b)
-	}
 }

@@ -39,9 +39,8 @@ type Server struct {
 
 // Known is an upstream as a principal reaches it.
 type Known struct {
-	Host       string
-	Credential string   // source and user name, never a secret
-	Quirks     []string // known and learned
+	Host   string
+	Quirks []string // known and learned
 }
 
 // Viewer is who looks.

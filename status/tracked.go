@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// mostBlobs and mostSteps are how many blobs and steps of one push are kept.
-	mostBlobs = 1000
-	mostSteps = 500
+	// keptBlobs and keptSteps are how many blobs and steps of one push are kept.
+	keptBlobs = 1000
+	keptSteps = 500
 )
 
 // tracked is a push with what is not shown of it.
@@ -123,7 +123,7 @@ func (p *tracked) add(b *piece) *piece {
 
 // say adds a step.
 func (p *tracked) say(s step) {
-	if len(p.steps) >= mostSteps {
+	if len(p.steps) >= keptSteps {
 		p.unsaid++
 		return
 	}
@@ -172,8 +172,8 @@ func (p *tracked) shown() Push {
 	out := p.Push
 	out.Tags = slices.Clone(p.Tags)
 	out.Sum = p.sum()
-	out.Blobs = make([]Blob, 0, min(len(p.pieces), mostBlobs))
-	for _, b := range p.pieces[:min(len(p.pieces), mostBlobs)] {
+	out.Blobs = make([]Blob, 0, min(len(p.pieces), keptBlobs))
+	for _, b := range p.pieces[:min(len(p.pieces), keptBlobs)] {
 		out.Blobs = append(out.Blobs, b.Blob)
 	}
 	return out

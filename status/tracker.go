@@ -17,8 +17,8 @@ const (
 	// lostFor is how long nothing may be heard of a push before it is taken to have
 	// stopped.
 	lostFor = time.Hour
-	// tick is how often pushes are put away and rates are taken.
-	tick = time.Second
+	// tidyEvery is how often pushes are put away and rates are taken.
+	tidyEvery = time.Second
 	// mostLive bounds the pushes at hand.
 	mostLive = 4096
 )
@@ -73,7 +73,7 @@ func NewTracker(ctx context.Context, f *forward.Forwarder, queue *forward.Queue,
 // the pushes under way.
 func (t *Tracker) Run(ctx context.Context) {
 	defer close(t.done)
-	ticker := time.NewTicker(tick)
+	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
 	var events []forward.Event
 	for {

@@ -44,8 +44,7 @@ func (s *Server) upstreams(v Viewer) []Upstream {
 		principal = s.Owner
 	}
 	for _, k := range s.known(principal) {
-		u := of(k.Host)
-		u.Credential, u.Quirks = k.Credential, k.Quirks
+		of(k.Host).Quirks = k.Quirks
 	}
 	if s.Tracker != nil {
 		s.Tracker.fares(v, principal, of)
@@ -72,7 +71,7 @@ func (t *Tracker) fares(v Viewer, owner string, of func(host string) *Upstream) 
 			u.Reachable, u.Since, u.Why = h.reachable, h.since, h.why
 		}
 		if key.principal == owner {
-			u.Expires = h.expires
+			u.Expires, u.Credential = h.expires, h.credential
 		}
 		if h.paused.After(u.Paused) && h.paused.After(time.Now()) {
 			u.Paused = h.paused

@@ -34,6 +34,7 @@ type admin struct {
 	upstreams *upstreams
 	collector *collector
 	metrics   http.Handler
+	status    http.Handler // of what is not an order; nil: nothing
 }
 
 // listenAdmin opens the socket. The directory is the user's alone and its lock
@@ -141,6 +142,9 @@ func (a *admin) handler() http.Handler {
 	mux.Handle("GET /metrics", a.metrics)
 	// The socket is closed as soon as the program is told to stop.
 	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
+	if a.status != nil {
+		mux.Handle("/", a.status)
+	}
 	return mux
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"pushproxy/authinject"
 	"pushproxy/proxy"
+	"pushproxy/status"
 )
 
 // chains are the credential sources of each configured principal: what its entry
@@ -62,6 +63,32 @@ func (u *upstreams) knows(ctx context.Context, host string) (bool, error) {
 		return false, nil
 	}
 	return u.chain(caller.Principal).Knows(ctx, host)
+}
+
+// known lists the upstreams of a principal, with what is known of them: for the
+// owner also those that nothing was pushed to yet. No credential is looked for.
+func (u *upstreams) known(ctx context.Context, principal string) (known []status.Known) {
+	at := map[string]int{}
+	add := func(host string) *status.Known {
+		if _, ok := at[host]; !ok {
+			at[host] = len(known)
+			known = append(known, status.Known{Host: host})
+		}
+		return &known[at[host]]
+	}
+	if principal == proxy.Local {
+		for _, host := range u.names(ctx) {
+			add(host)
+		}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for key, r := range u.targets {
+		if key.principal == principal {
+			add(key.host).Quirks = r.Client.Traits()
+		}
+	}
+	return known
 }
 
 // maxTargets bounds the targets that are kept. With AuthPassthrough anybody can

@@ -23,6 +23,7 @@ type Config struct {
 	Listen          []string           `mapstructure:"listen"`
 	TLS             string             `mapstructure:"tls"`
 	ForwardProxy    ForwardProxyConfig `mapstructure:"forward_proxy"`
+	StatusListen    []string           `mapstructure:"status_listen"`
 	DataDir         string             `mapstructure:"data_dir"`
 	Auth            string             `mapstructure:"auth"`
 	Htpasswd        string             `mapstructure:"htpasswd"`
@@ -38,6 +39,7 @@ type Config struct {
 	Queue           QueueConfig        `mapstructure:"queue"`
 	Proxy           string             `mapstructure:"proxy"`
 	Log             LogConfig          `mapstructure:"log"`
+	statusChosen    bool               // somebody wrote status_listen
 }
 
 // UpstreamConfig is one entry of upstreams.
@@ -89,6 +91,7 @@ var keys = []struct {
 	{"tls", "auto", "tls", "TLS on the registry door beside plain HTTP, from pushproxy's own CA: auto or off"},
 	{"forward_proxy.listen", []string{"127.0.0.1:5002"}, "forward-proxy-listen", "`address` of the forward-proxy door, loopback only (repeatable)"},
 	{"forward_proxy.tunnel_others", false, "tunnel-others", "pass port 443 of other hosts through the forward-proxy door, untouched"},
+	{"status_listen", []string{"127.0.0.1:5003"}, "status-listen", "`address` of the status page and its API, loopback only (repeatable)"},
 	{"data_dir", "", "data-dir", "`directory` of the cache and what is known of upstreams (default ~/.local/share/pushproxy)"},
 	{"auth", "auto", "auth", "who may call: auto, token, htpasswd, passthrough or none (everybody who can connect is you)"},
 	{"htpasswd", "", "htpasswd", "`file` of user names and bcrypt hashes, for --auth htpasswd"},
@@ -168,6 +171,7 @@ func loadConfig(flags *pflag.FlagSet) (Config, error) {
 	if err := v.UnmarshalExact(&c, viper.DecodeHook(hooks)); err != nil {
 		return Config{}, badKeys(file, err)
 	}
+	c.statusChosen = v.InConfig("status_listen") || chosenStatus(flags)
 	c.fill()
 	if problems := c.check(); len(problems) > 0 {
 		return Config{}, fmt.Errorf("configuration:\n  %s", strings.Join(problems, "\n  "))
@@ -240,18 +244,6 @@ func (c *Config) fill() {
 	c.DefaultUpstream = strings.ToLower(c.DefaultUpstream)
 }
 
-// expand replaces a leading ~ by the home directory.
-func expand(path string) string {
-	if path != "~" && !strings.HasPrefix(path, "~/") {
-		return path
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return path
-	}
-	return filepath.Join(home, path[1:])
-}
-
 func (c *Config) check() (problems []string) {
 	say := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	oneOf := func(key, value string, allowed ...string) {
@@ -265,6 +257,7 @@ func (c *Config) check() (problems []string) {
 	oneOf("log.format", c.Log.Format, "text", "json")
 	c.checkIdentity(say, oneOf)
 	c.ForwardProxy.check(say)
+	c.checkStatus(say)
 	if !filepath.IsAbs(c.DataDir) {
 		say("data_dir: %q is not an absolute path", c.DataDir)
 	}

@@ -53,7 +53,8 @@ func TestNoConfigurationAtAllIsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, TLS: "auto", ForwardProxy: ForwardProxyConfig{Listen: []string{"127.0.0.1:5002"}}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Hosts: []string{}, Storage: "badger",
+		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, TLS: "auto", ForwardProxy: ForwardProxyConfig{Listen: []string{"127.0.0.1:5002"}},
+		StatusListen: []string{"127.0.0.1:5003"}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Hosts: []string{}, Storage: "badger",
 		Limits:      LimitsConfig{Uploads: 256, Requests: 256},
 		Credentials: CredentialsConfig{HelperTimeout: 10 * time.Second, HelperEnv: []string{}}, Log: LogConfig{Level: "info", Format: "text"},
 	}
@@ -76,7 +77,7 @@ func TestTheExampleNamesEveryKeyWithItsDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example.Upstreams, example.Credentials.References, example.Principals = nil, nil, nil
+	example.Upstreams, example.Credentials.References, example.Principals, example.statusChosen = nil, nil, nil, false
 	if !reflect.DeepEqual(example, defaults) {
 		t.Errorf("the example is %+v\nthe defaults %+v", example, defaults)
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -80,4 +82,16 @@ func defaultURL(host string) string {
 		return "https://registry-1.docker.io"
 	}
 	return "https://" + host
+}
+
+// expand replaces a leading ~ by the home directory.
+func expand(path string) string {
+	if path != "~" && !strings.HasPrefix(path, "~/") {
+		return path
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return path
+	}
+	return filepath.Join(home, path[1:])
 }

@@ -42,6 +42,7 @@ func (c Config) wantsCA() bool { return c.TLS == "auto" || len(c.ForwardProxy.Li
 // doors are what serve answers on.
 type doors struct {
 	registry, forward []net.Listener
+	status            []net.Listener
 	api               *http.Server // the registry door, and what is inside tunnels
 	gate              *gate        // … behind it
 	proxy             *http.Server // the forward-proxy door; nil where there is none
@@ -68,12 +69,16 @@ func listenDoors(c Config, log *slog.Logger) (*doors, error) {
 			return nil, fmt.Errorf("forward_proxy: %w", err)
 		}
 	}
+	if d.status, err = listenStatus(c, log); err != nil {
+		d.close()
+		return nil, err
+	}
 	return d, nil
 }
 
 // close closes the listeners; a server that ran has closed them already.
 func (d *doors) close() {
-	for _, l := range slices.Concat(d.registry, d.forward) {
+	for _, l := range slices.Concat(d.registry, d.forward, d.status) {
 		_ = l.Close()
 	}
 }

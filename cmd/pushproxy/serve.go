@@ -119,10 +119,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	socket := listenAdmin(c.DataDir, log)
-	log.Info("pushproxy is ready", "version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS,
-		"forward_proxy", strings.Join(addresses(d.forward), " "), "push_to", pushTo(d.registry),
-		"registries", strings.Join(upstreams.names(ctx), " "), "data_dir", c.DataDir, "queued", len(queue.Jobs()))
+	log.Info("pushproxy is ready", append(d.fields(c), "registries", strings.Join(upstreams.names(ctx), " "), "queued", len(queue.Jobs()))...)
 	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: newCollector(cache, c.Cache, queue.Needed, log)}
+	defer openStatus(context.WithoutCancel(ctx), c, d, registry, stores, orders)()
 	return beside(ctx, log, func() error { return runDoors(ctx, d, forwarder, log) },
 		func(ctx context.Context) { stores.ballast.run(ctx, log) },
 		func(ctx context.Context) { secret.watch(ctx, meta, log) },

@@ -34,6 +34,7 @@ type Config struct {
 	Certificate     *Certificate `json:"certificate,omitempty"`
 	TLS             string       `json:"tls,omitempty"`
 	ForwardProxy    ForwardProxy `json:"forward_proxy"`
+	StatusListen    []string     `json:"status_listen"`
 }
 
 // Cache limits the cache.
@@ -103,6 +104,9 @@ type Log struct {
 func (c Config) Write(path string) error {
 	if c.ForwardProxy.Listen == nil {
 		c.ForwardProxy.Listen = []string{} // not the default, which many would share
+	}
+	if c.StatusListen == nil {
+		c.StatusListen = []string{} // likewise
 	}
 	b, err := json.MarshalIndent(c, "", "  ") // JSON is YAML
 	if err != nil {

@@ -1,0 +1,35 @@
+package blobcache
+
+import (
+	"context"
+	"time"
+)
+
+// Usage is how much the cache holds.
+type Usage struct {
+	Blobs  int
+	Bytes  int64     // of those
+	Oldest time.Time // last use of the blob that Collect removes first; zero: there is none
+}
+
+// Usage looks through all blobs' records.
+func (c *Cache) Usage(ctx context.Context) (u Usage, err error) {
+	c.uses.collect.Lock()
+	err = c.loadUses(ctx)
+	c.uses.collect.Unlock()
+	if err != nil {
+		return Usage{}, err
+	}
+	all, err := c.candidates(ctx)
+	if err != nil || len(all) == 0 {
+		return Usage{}, err
+	}
+	for _, b := range all {
+		u.Bytes += b.length
+	}
+	u.Blobs, u.Oldest = len(all), time.Unix(all[0].used, 0)
+	return u, nil
+}
+
+// Full returns why nothing more can be stored, or nil.
+func (f *Files) Full() error { return f.space.admit(1) }

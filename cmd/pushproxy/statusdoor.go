@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"pushproxy/blobcache"
+	"pushproxy/oci"
+	"pushproxy/proxy"
+	"pushproxy/status"
+)
+
+// statusConnections is how many connections the status door takes at once.
+const statusConnections = 512
+
+// checkStatus says what is wrong with status_listen.
+func (c *Config) checkStatus(say sayFunc) {
+	for _, address := range c.StatusListen {
+		if why := loopback(address); why != "" {
+			say("status_listen: %q %s", address, why)
+		}
+	}
+}
+
+// chosenStatus reports whether a flag or variable says where the page is.
+func chosenStatus(flags *pflag.FlagSet) bool {
+	_, variable := os.LookupEnv("PUSHPROXY_STATUS_LISTEN")
+	return variable || flags.Changed("status-listen")
+}
+
+// listenStatus opens the listeners of the status page. An address that somebody
+// else has is an error where the configuration names it; where it is only the
+// default, pushproxy goes without the page, since pushes do not need it.
+func listenStatus(c Config, log *slog.Logger) (listeners []net.Listener, err error) {
+	for _, address := range c.StatusListen {
+		l, err := listenAt(address)
+		switch {
+		case err == nil:
+			listeners = append(listeners, l)
+			continue
+		case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT):
+			log.Warn("address left out: this machine does not have it", "key", "status_listen", "address", address)
+			continue
+		case errors.Is(err, syscall.EADDRINUSE):
+			err = fmt.Errorf("status_listen: %s is in use by another program%s; end it, choose another address with --status-listen, or write status_listen: [] to go without the page", address, holder(address))
+		default:
+			err = fmt.Errorf("status_listen: %w", err)
+		}
+		if !c.statusChosen {
+			log.Warn("no status page: "+err.Error(), "address", address)
+			continue
+		}
+		for _, open := range listeners {
+			_ = open.Close()
+		}
+		return nil, err
+	}
+	return listeners, nil
+}
+
+// statusRoom is what shows what pushproxy does.
+type statusRoom struct {
+	tracker *status.Tracker
+	server  *status.Server
+}
+
+// newStatus returns the status room; it follows the pushes from now on until
+// ctx ends.
+func newStatus(ctx context.Context, c Config, u *upstreams, s *stores, orders *admin, log *slog.Logger) *statusRoom {
+	q := orders.queue
+	tracker, err := status.NewTracker(ctx, q.Forward, q, filepath.Join(c.DataDir, "pushes.jsonl"))
+	if err != nil {
+		log.Warn("finished pushes are not kept, and earlier ones not shown", "error", err)
+	}
+	server := &status.Server{
+		Version: version(), Instance: strings.ToLower(rand.Text()[:8]), Started: time.Now(), Tracker: tracker, Queue: q, Owner: proxy.Local,
+		Upstreams: u.known,
+		Usage:     func(ctx context.Context) (status.Store, error) { return usage(ctx, c, s, orders.cache) },
+		Collect:   func(ctx context.Context) (any, error) { return orders.collector.collect(ctx, false) },
+	}
+	return &statusRoom{tracker, server}
+}
+
+// local is the handler for the unix socket, where nobody but the owner comes.
+func (s *statusRoom) local() http.Handler {
+	next := s.server.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(status.WithViewer(r.Context(), status.Viewer{Principal: proxy.Local, All: true})))
+	})
+}
+
+// viewed tells the status room who looks: the owner of the instance sees
+// everything, others what is their own.
+func viewed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller := proxy.CallerFrom(r.Context())
+		v := status.Viewer{Principal: caller.Principal, All: caller.Principal == proxy.Local && len(caller.Scopes) == 0}
+		next.ServeHTTP(w, r.WithContext(status.WithViewer(r.Context(), v)))
+	})
+}
+
+// serve answers on the listeners until ctx ends.
+func (s *statusRoom) serve(ctx context.Context, c Config, listeners []net.Listener, registry *proxy.Registry) error {
+	if len(listeners) == 0 {
+		return nil
+	}
+	guard, err := proxy.NewGuard(append(addresses(listeners), named(c.Hosts, listeners)...))
+	if err != nil {
+		return err
+	}
+	server := newServer(&proxy.Pages{
+		Guard: guard, Principals: registry.Principals, Handler: viewed(s.server.Handler()), Audit: registry.Audit, Log: registry.Log,
+		Open: map[string]bool{"/livez": true, "/readyz": true},
+	}, registry.Log)
+	server.ConnContext = registry.Principals.ConnContext
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	slots := proxy.NewSlots(statusConnections)
+	for _, l := range listeners {
+		go func() {
+			if err := server.Serve(slots.Limit(l)); !errors.Is(err, http.ErrServerClosed) {
+				registry.Log.Warn("the status page is not served any more", "address", l.Addr().String(), "error", err)
+			}
+		}()
+	}
+	return nil
+}
+
+// usage is how much there is in the store.
+func usage(ctx context.Context, c Config, s *stores, cache *blobcache.Cache) (status.Store, error) {
+	u, err := cache.Usage(ctx)
+	if err != nil {
+		return status.Store{}, err
+	}
+	out := status.Store{LiveBytes: u.Bytes, Blobs: int64(u.Blobs), Oldest: u.Oldest, Quota: size(c.Cache.Quota)}
+	if out.DiskBytes, err = diskBytes(ctx, filepath.Join(c.DataDir, "blobs")); err != nil {
+		return status.Store{}, err
+	}
+	if out.FreeBytes, err = diskFree(c.DataDir); err != nil {
+		return status.Store{}, err
+	}
+	if full := s.blobs.Full(); full != nil {
+		out.ReadOnly = oci.AsError(full).Message
+	}
+	return out, nil
+}
+
+// diskBytes is what a directory takes of the disk.
+func diskBytes(ctx context.Context, dir string) (total int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil || !d.Type().IsRegular() {
+			// It may have gone meanwhile.
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			total += onDisk(info)
+		}
+		return nil
+	})
+	return total, err
+}
