@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -31,5 +32,11 @@ func (c *Cache) Usage(ctx context.Context) (u Usage, err error) {
 	return u, nil
 }
 
-// Full returns why nothing more can be stored, or nil.
-func (f *Files) Full() error { return f.space.admit(1) }
+// Full returns why nothing more can be stored, an ErrFull, or nil.
+func (f *Files) Full() error {
+	err := f.Badger.space.admit(1)
+	if errors.Is(err, ErrFull) {
+		return err
+	}
+	return nil
+}

@@ -107,6 +107,7 @@ type stream struct {
 
 func (st *stream) snapshot() (at int64) {
 	snapshot, at := st.s.snapshotAt(st.viewer)
+	st.store = encode(snapshot.Store)
 	if st.send([]news{{"snapshot", encode(snapshot)}}, at) != nil {
 		return -1
 	}

@@ -76,6 +76,14 @@ func listenDoors(c Config, log *slog.Logger) (*doors, error) {
 	return d, nil
 }
 
+// fields are where pushproxy is, for the log.
+func (d *doors) fields(c Config) []any {
+	return []any{
+		"version", version(), "listen", strings.Join(addresses(d.registry), " "), "tls", c.TLS, "forward_proxy", strings.Join(addresses(d.forward), " "),
+		"status", strings.Join(addresses(d.status), " "), "push_to", pushTo(d.registry), "data_dir", c.DataDir,
+	}
+}
+
 // close closes the listeners; a server that ran has closed them already.
 func (d *doors) close() {
 	for _, l := range slices.Concat(d.registry, d.forward, d.status) {

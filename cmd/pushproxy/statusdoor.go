@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -71,32 +72,35 @@ func listenStatus(c Config, log *slog.Logger) (listeners []net.Listener, err err
 	return listeners, nil
 }
 
-// statusRoom is what shows what pushproxy does.
-type statusRoom struct {
-	tracker *status.Tracker
-	server  *status.Server
-}
-
-// newStatus returns the status room; it follows the pushes from now on until
-// ctx ends.
-func newStatus(ctx context.Context, c Config, u *upstreams, s *stores, orders *admin, log *slog.Logger) *statusRoom {
-	q := orders.queue
-	tracker, err := status.NewTracker(ctx, q.Forward, q, filepath.Join(c.DataDir, "pushes.jsonl"))
+// openStatus follows the pushes from now on, and shows them on the status
+// listeners and to whoever comes by the unix socket. It goes on while pushes end
+// that were under way when the program was told to stop; dark ends it.
+func openStatus(ctx context.Context, c Config, d *doors, registry *proxy.Registry, s *stores, orders *admin) (dark func(), err error) {
+	ctx, end := context.WithCancel(ctx)
+	tracker, err := status.NewTracker(ctx, registry.Forward, orders.queue, filepath.Join(c.DataDir, "pushes.jsonl"))
 	if err != nil {
-		log.Warn("finished pushes are not kept, and earlier ones not shown", "error", err)
+		registry.Log.Warn("finished pushes are not kept, and earlier ones not shown", "error", err)
 	}
 	server := &status.Server{
-		Version: version(), Instance: strings.ToLower(rand.Text()[:8]), Started: time.Now(), Tracker: tracker, Queue: q, Owner: proxy.Local,
-		Upstreams: u.known,
+		Version: version(), Instance: strings.ToLower(rand.Text()[:8]), Started: time.Now(), Tracker: tracker, Queue: orders.queue, Owner: proxy.Local,
+		Upstreams: orders.upstreams.known,
 		Usage:     func(ctx context.Context) (status.Store, error) { return usage(ctx, c, s, orders.cache) },
 		Collect:   func(ctx context.Context) (any, error) { return orders.collector.collect(ctx, false) },
+		Metrics:   orders.metrics,
 	}
-	return &statusRoom{tracker, server}
+	handler := server.Handler()
+	orders.status = seen(handler)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { tracker.Run(ctx) })
+	dark = func() {
+		end()
+		tasks.Wait()
+	}
+	return dark, serveStatus(ctx, c, d.status, registry, handler)
 }
 
-// local is the handler for the unix socket, where nobody but the owner comes.
-func (s *statusRoom) local() http.Handler {
-	next := s.server.Handler()
+// seen is a handler for the unix socket, where nobody but the owner comes.
+func seen(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(status.WithViewer(r.Context(), status.Viewer{Principal: proxy.Local, All: true})))
 	})
@@ -112,8 +116,8 @@ func viewed(next http.Handler) http.Handler {
 	})
 }
 
-// serve answers on the listeners until ctx ends.
-func (s *statusRoom) serve(ctx context.Context, c Config, listeners []net.Listener, registry *proxy.Registry) error {
+// serveStatus answers on the listeners until ctx ends.
+func serveStatus(ctx context.Context, c Config, listeners []net.Listener, registry *proxy.Registry, handler http.Handler) error {
 	if len(listeners) == 0 {
 		return nil
 	}
@@ -122,7 +126,7 @@ func (s *statusRoom) serve(ctx context.Context, c Config, listeners []net.Listen
 		return err
 	}
 	server := newServer(&proxy.Pages{
-		Guard: guard, Principals: registry.Principals, Handler: viewed(s.server.Handler()), Audit: registry.Audit, Log: registry.Log,
+		Guard: guard, Principals: registry.Principals, Handler: viewed(handler), Audit: registry.Audit, Log: registry.Log,
 		Open: map[string]bool{"/livez": true, "/readyz": true},
 	}, registry.Log)
 	server.ConnContext = registry.Principals.ConnContext
