@@ -49,12 +49,5 @@ func (f *Forwarder) Warm(t *Target, repo oci.Repo) {
 	if t.Warm == nil || !f.warmth.cold(warmKey{t.Principal, repo}) || f.begin() != nil {
 		return
 	}
-<<<<<<< HEAD
-	f.aside(func() { _ = t.Warm(f.life, repo) })
-=======
-	go func() {
-		defer f.running.Done()
-		_ = t.Warm(oci.ContextWithRepo(f.life, repo), repo)
-	}()
->>>>>>> 015f364 (serve: the status page and its API on their own listener and on the unix socket; blobcache: how much it holds)
+	f.aside(func() { _ = t.Warm(oci.ContextWithRepo(f.life, repo), repo) })
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+
+	"pushproxy/oci"
 )
 
 const (
@@ -52,7 +54,12 @@ func openJournal(path string) (*journal, []Push, error) {
 	if err := j.open(); err != nil {
 		return nil, nil, err
 	}
-	go j.run()
+	go func() {
+		_ = oci.Guarded(func() error {
+			j.run()
+			return nil
+		})
+	}()
 	return j, slices.Concat(older, newer), nil
 }
 

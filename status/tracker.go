@@ -72,7 +72,6 @@ func NewTracker(ctx context.Context, f *forward.Forwarder, queue *forward.Queue,
 // Run follows the events until ctx ends, and then writes down what is known of
 // the pushes under way.
 func (t *Tracker) Run(ctx context.Context) {
-	defer close(t.done)
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
 	var events []forward.Event
@@ -93,6 +92,7 @@ func (t *Tracker) Run(ctx context.Context) {
 			events, _ = t.feed.Take(events)
 			t.take(events)
 			t.close()
+			close(t.done)
 			return
 		}
 	}
@@ -103,7 +103,11 @@ func (t *Tracker) take(events []forward.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range events {
-		t.apply(&events[i])
+		// What cannot be followed is not shown; everything else goes on.
+		_ = oci.Guarded(func() error {
+			t.apply(&events[i])
+			return nil
+		})
 	}
 	if len(events) > 0 {
 		t.live.wake()

@@ -10,6 +10,7 @@ import (
 
 	"pushproxy/forward"
 	"pushproxy/metadata"
+	"pushproxy/oci"
 )
 
 const (
@@ -59,7 +60,12 @@ func (f *fact[T]) get(mu *sync.Mutex, ask func(context.Context) (T, bool)) T {
 		mu.Lock()
 	default:
 		f.asking = true
-		go renew()
+		go func() {
+			_ = oci.Guarded(func() error {
+				renew()
+				return nil
+			})
+		}()
 	}
 	return f.value
 }

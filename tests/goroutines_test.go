@@ -9,18 +9,20 @@ import (
 // unguarded are the goroutines whose own lines cannot panic on what others send, each with what they do. A panic anywhere
 // else in a goroutine without a guard would end the program, and with it everybody's pushes.
 var unguarded = map[string]string{
-	"cmd/pushproxy/doors.go serve":  "http.Server guards each connection",
-	"cmd/pushproxy/doors.go stop":   "waits",
-	"cmd/pushproxy/admin.go work":   "steadily guards each task",
-	"cmd/pushproxy/serve.go beside": "steadily guards each task",
-	"cmd/pushproxy/admin.go wait":   "passes values on; what it encodes is guarded",
-	"proxy/tls.go WithTLS":          "accepts, and hands on",
-	"forward/forward.go Close":      "waits",
-	"forward/queue.go start":        "a probe, whose questions are guarded",
-	"metadata/badger.go OpenBadger": "the writer, whose batches are guarded",
-	"metadata/keyed.go KeyedBy":     "removes records",
-	"proxy/tls.go run":              "sort, which is guarded",
-	"forward/push.go Submit":        "run, which is guarded",
+	"cmd/pushproxy/doors.go serve":            "http.Server guards each connection",
+	"cmd/pushproxy/statusdoor.go serveStatus": "http.Server guards each connection",
+	"cmd/pushproxy/statusdoor.go openStatus":  "steadily guards each task",
+	"cmd/pushproxy/doors.go stop":             "waits",
+	"cmd/pushproxy/admin.go work":             "steadily guards each task",
+	"cmd/pushproxy/serve.go beside":           "steadily guards each task",
+	"cmd/pushproxy/admin.go wait":             "passes values on; what it encodes is guarded",
+	"proxy/tls.go WithTLS":                    "accepts, and hands on",
+	"forward/forward.go Close":                "waits",
+	"forward/queue.go start":                  "a probe, whose questions are guarded",
+	"metadata/badger.go OpenBadger":           "the writer, whose batches are guarded",
+	"metadata/keyed.go KeyedBy":               "removes records",
+	"proxy/tls.go run":                        "sort, which is guarded",
+	"forward/push.go Submit":                  "run, which is guarded",
 }
 
 func TestS33EveryGoroutineIsGuarded(t *testing.T) {

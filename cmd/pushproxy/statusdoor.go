@@ -75,7 +75,7 @@ func listenStatus(c Config, log *slog.Logger) (listeners []net.Listener, err err
 // openStatus follows the pushes from now on, and shows them on the status
 // listeners and to whoever comes by the unix socket. It goes on while pushes end
 // that were under way when the program was told to stop; dark ends it.
-func openStatus(ctx context.Context, c Config, d *doors, registry *proxy.Registry, s *stores, orders *admin) (dark func(), err error) {
+func openStatus(ctx context.Context, c Config, d *doors, registry *proxy.Registry, s *stores, orders *admin) (dark func()) {
 	ctx, end := context.WithCancel(ctx)
 	tracker, err := status.NewTracker(ctx, registry.Forward, orders.queue, filepath.Join(c.DataDir, "pushes.jsonl"))
 	if err != nil {
@@ -91,12 +91,14 @@ func openStatus(ctx context.Context, c Config, d *doors, registry *proxy.Registr
 	handler := server.Handler()
 	orders.status = seen(handler)
 	var tasks sync.WaitGroup
-	tasks.Go(func() { tracker.Run(ctx) })
-	dark = func() {
+	tasks.Go(func() { steadily(ctx, registry.Log, tracker.Run) })
+	if err := serveStatus(ctx, c, d.status, registry, handler); err != nil {
+		registry.Log.Error("no status page", "error", err)
+	}
+	return func() {
 		end()
 		tasks.Wait()
 	}
-	return dark, serveStatus(ctx, c, d.status, registry, handler)
 }
 
 // seen is a handler for the unix socket, where nobody but the owner comes.
