@@ -1,10 +1,8 @@
 package proxy
 
 import (
-	"context"
-	"errors"
 	"io"
-	"math"
+	"net"
 	"sync"
 	"time"
 
@@ -23,11 +21,18 @@ type Limits struct {
 	// Requests is how many requests of a principal are answered at a time; 0: 256.
 	Requests int
 	// Bytes is how much a principal may store, open uploads included; 0: no limit
-	// but the disk's. A blob counts for each principal who had it.
+	// but the disk's. A blob counts for each principal who has it, until it has
+	// left the cache.
 	Bytes int64
+	// Connections is how many connections a principal may have; 0: any number. It
+	// counts them from their first request on; before that nobody knows whose one
+	// is, and Slots counts.
+	Connections int
 
-	mu   sync.Mutex
-	used map[string]*usage // by principal
+	mu    sync.Mutex
+	used  map[string]*usage   // by principal
+	conns map[net.Conn]string // whose each is
+	turns int64
 }
 
 const (
@@ -41,8 +46,10 @@ const (
 // usage is what one principal uses now.
 type usage struct {
 	requests int
+	conns    int
 	open     map[string]*openUpload
-	stored   int64
+	stored   int64 // what blobs add up to
+	blobs    map[digest.Digest]kept
 }
 
 type openUpload struct {
@@ -59,7 +66,7 @@ func NewLimits(uploads, requests int, bytes int64) *Limits {
 	if requests == 0 {
 		requests = defaultRequests
 	}
-	return &Limits{Uploads: uploads, Requests: requests, Bytes: bytes, used: map[string]*usage{}}
+	return &Limits{Uploads: uploads, Requests: requests, Bytes: bytes, used: map[string]*usage{}, conns: map[net.Conn]string{}}
 }
 
 // of returns a principal's usage; it needs mu.
@@ -74,7 +81,7 @@ func (l *Limits) of(principal string) *usage {
 
 // tidy forgets a principal who uses nothing; it needs mu.
 func (l *Limits) tidy(principal string) {
-	if u := l.used[principal]; u != nil && u.requests == 0 && u.stored == 0 && len(u.open) == 0 {
+	if u := l.used[principal]; u != nil && u.requests == 0 && u.conns == 0 && u.stored == 0 && len(u.open) == 0 {
 		delete(l.used, principal)
 	}
 }
@@ -164,36 +171,6 @@ func (l *Limits) ended(principal, id string) {
 	l.tidy(principal)
 }
 
-// Stored counts a blob of size bytes that a principal now has.
-func (l *Limits) Stored(principal string, size int64) {
-	if l == nil || l.Bytes == 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.of(principal).stored += size
-}
-
-// room is how many bytes the principal may still store.
-func (l *Limits) room(principal string) int64 {
-	if l == nil || l.Bytes == 0 {
-		return math.MaxInt64
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	u := l.of(principal)
-	left := l.Bytes - u.stored
-	for _, o := range u.open {
-		left -= o.bytes
-	}
-	return left
-}
-
-// overQuota is the answer to bytes that the principal has no room for.
-func (l *Limits) overQuota() error {
-	return oci.ErrStorageFull.With("your quota of %d bytes in this proxy's cache is used up; ask whoever runs pushproxy for more", l.Bytes)
-}
-
 // begin starts an upload of the caller's.
 func (g *Registry) begin(c *call, algorithm digest.Algorithm) (*blobcache.Upload, error) {
 	if g.Limits.room(c.principal) <= 0 {
@@ -233,41 +210,6 @@ func (g *Registry) evict(c *call, id string) {
 func (g *Registry) idle(c *call, u *blobcache.Upload) {
 	g.Limits.using(c.principal, u.ID(), u.Offset(), false)
 	u.Release()
-}
-
-// gained counts a blob that the principal did not have before.
-func (g *Registry) gained(c *call, d digest.Digest) error {
-	if g.Limits == nil || g.Limits.Bytes == 0 {
-		return nil
-	}
-	had, err := g.Meta.Granted(c.lasting(), c.principal, d)
-	if err != nil || had {
-		return err
-	}
-	size, err := g.Cache.Stat(c.lasting(), d)
-	if err != nil && !errors.Is(err, blobcache.ErrUnknown) {
-		return err
-	}
-	g.Limits.Stored(c.principal, size)
-	return nil
-}
-
-// Count adds up what each principal has, for a limit on bytes.
-func (g *Registry) Count(ctx context.Context) error {
-	if g.Limits == nil || g.Limits.Bytes == 0 {
-		return nil
-	}
-	for grant, err := range g.Meta.Grants(ctx) {
-		if err != nil {
-			return err
-		}
-		size, err := g.Cache.Stat(ctx, grant.Digest)
-		if err != nil && !errors.Is(err, blobcache.ErrUnknown) {
-			return err
-		}
-		g.Limits.Stored(grant.Principal, size)
-	}
-	return nil
 }
 
 // charged is a body whose bytes count against its sender's quota.

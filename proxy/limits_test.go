@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pushproxy/blobcache"
 )
 
 func TestS29OnePrincipalsBytesAreBounded(t *testing.T) {
@@ -55,8 +57,47 @@ func TestS29OnePrincipalsBytesAreBounded(t *testing.T) {
 	if err := r.door.Count(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// To count again changes nothing.
+	if err := r.door.Recount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	more := blobOf(10_001)
 	r.want(507, "POST", app+"/blobs/uploads/?digest="+digest.FromBytes(more).String(), more, who[0])
+}
+
+func TestS29WhatWasCollectedCountsNoLonger(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		who := people(t, r, "alice", "bob")
+		r.door.Limits = NewLimits(0, 0, 100_000)
+		const team = "/v2/registry.test/team/b"
+		r.pushAs(who[0], app, blobOf(60_000))
+		r.pushAs(who[1], team, blobOf(60_000))
+		more := func(who string, status int) {
+			t.Helper()
+			blob := blobOf(50_000)
+			r.want(status, "POST", app+"/blobs/uploads/?digest="+digest.FromBytes(blob).String(), blob, who)
+		}
+		more(who[0], 507)
+		// A collection condemns, and a later one removes.
+		limits := blobcache.Limits{Quota: 1, Idle: time.Hour}
+		for range 3 {
+			time.Sleep(2 * time.Hour)
+			if _, err := r.door.Cache.Collect(t.Context(), limits); err != nil {
+				t.Fatal(err)
+			}
+		}
+		more(who[0], 507)
+		if err := r.door.Recount(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		more(who[0], 201)
+		more(who[1], 201)
+		more(who[1], 201) // the same again
+		// The one that was collected counts again when it is there again.
+		r.pushAs(who[0], app, blobOf(40_000))
+		blob := blobOf(60_000)
+		r.want(507, "POST", app+"/blobs/uploads/?digest="+digest.FromBytes(blob).String(), blob, who[0])
+	})
 }
 
 // onlyReader hides how long a body is.

@@ -16,6 +16,7 @@ var errPeer = errors.New("the other end's user cannot be told")
 
 // peer is what was known of a connection's other end when it was accepted.
 type peer struct {
+	conn net.Conn // as the server knows it
 	unix bool
 	uid  int
 	err  error
@@ -26,6 +27,21 @@ type peerKey struct{}
 // ConnContext is an http.Server's: it looks at the other end while the
 // connection is new. Without it only requests are looked at.
 func (p *Principals) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	found := p.look(c)
+	found.conn = c
+	return context.WithValue(ctx, peerKey{}, found)
+}
+
+// Peer names who is at the other end of a new connection, for limits: the user
+// where this machine knows it, else the address.
+func (p *Principals) Peer(c net.Conn) string {
+	if found := p.look(c); found.err == nil {
+		return userName(found.uid)
+	}
+	return addressName(c.RemoteAddr().String())
+}
+
+func (p *Principals) look(c net.Conn) *peer {
 	for {
 		outer, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -40,7 +56,7 @@ func (p *Principals) ConnContext(ctx context.Context, c net.Conn) context.Contex
 	} else {
 		found.uid, found.err = p.tcpPeer(c.RemoteAddr(), c.LocalAddr())
 	}
-	return context.WithValue(ctx, peerKey{}, found)
+	return found
 }
 
 // uid returns the user id of the process that sent the request. A TCP peer is
@@ -84,6 +100,14 @@ func loopbackAddr(a net.Addr) (netip.AddrPort, bool) {
 	ap := t.AddrPort()
 	ap = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	return ap, ap.Addr().IsLoopback()
+}
+
+// connOf returns the connection that a request came on; nil: it is not known.
+func connOf(r *http.Request) net.Conn {
+	if found, ok := r.Context().Value(peerKey{}).(*peer); ok {
+		return found.conn
+	}
+	return nil
 }
 
 // fromUnix reports whether a request came through a unix socket.

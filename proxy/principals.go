@@ -228,9 +228,16 @@ func (p *Principals) ours(r *http.Request) bool {
 // machine knows it, else by address.
 func (p *Principals) peerName(r *http.Request) string {
 	if uid, err := p.uid(r); err == nil {
-		return "uid " + strconv.Itoa(uid)
+		return userName(uid)
 	}
-	host, _, _ := strings.Cut(r.RemoteAddr, "%")
+	return addressName(r.RemoteAddr)
+}
+
+func userName(uid int) string { return "uid " + strconv.Itoa(uid) }
+
+// addressName is an address without its port, which a peer has many of.
+func addressName(address string) string {
+	host, _, _ := strings.Cut(address, "%")
 	if i := strings.LastIndexByte(host, ':'); i > 0 {
 		host = host[:i]
 	}

@@ -143,6 +143,10 @@ func (g *Registry) serve(a *answer, r *http.Request) error {
 		return err
 	}
 	a.caller = caller
+	if err := g.Limits.connected(r, caller.Principal); err != nil {
+		a.Header().Set("Connection", "close")
+		return err
+	}
 	leave, err := g.Limits.enter(caller.Principal)
 	if err != nil {
 		return err

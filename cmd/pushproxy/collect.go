@@ -20,6 +20,8 @@ type collector struct {
 	cache  *blobcache.Cache
 	limits blobcache.Limits
 	log    *slog.Logger
+	// removed is called when blobs have left the cache; nil: nobody is to know.
+	removed func(ctx context.Context) error
 }
 
 func newCollector(cache *blobcache.Cache, c CacheConfig, needed func() map[digest.Digest]bool, log *slog.Logger) *collector {
@@ -47,7 +49,11 @@ func (c *collector) run(ctx context.Context) {
 func (c *collector) collect(ctx context.Context, dryRun bool) (blobcache.Collected, error) {
 	limits := c.limits
 	limits.DryRun = dryRun
-	return c.cache.Collect(ctx, limits)
+	r, err := c.cache.Collect(ctx, limits)
+	if err == nil && !dryRun && c.removed != nil {
+		err = c.removed(ctx)
+	}
+	return r, err
 }
 
 func gcCommand() *cobra.Command {

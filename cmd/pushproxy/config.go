@@ -99,6 +99,7 @@ var keys = []struct {
 	{"certificate.cert_file", "", "cert-file", "`file` with the certificate for listeners beyond loopback"},
 	{"certificate.key_file", "", "key-file", "`file` with its private key"},
 	{"principals", nil, "", ""},
+	{"limits.connections", 512, "limit-connections", "how many connections a user of this machine, an address, or a principal may have (0: no limit but 1024 in all)"},
 	{"limits.uploads", 256, "limit-uploads", "how many uploads a principal may have open"},
 	{"limits.requests", 256, "limit-requests", "how many requests of a principal are answered at a time"},
 	{"limits.bytes", 0, "limit-bytes", "how many bytes a principal may store in the cache (0: no limit)"},

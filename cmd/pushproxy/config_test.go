@@ -55,7 +55,7 @@ func TestNoConfigurationAtAllIsTheDefaults(t *testing.T) {
 	want := Config{
 		Listen: []string{"127.0.0.1:5001", "[::1]:5001"}, TLS: "auto", ForwardProxy: ForwardProxyConfig{Listen: []string{"127.0.0.1:5002"}},
 		StatusListen: []string{"127.0.0.1:5003"}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Hosts: []string{}, Storage: "badger",
-		Limits:      LimitsConfig{Uploads: 256, Requests: 256},
+		Limits:      LimitsConfig{Connections: 512, Uploads: 256, Requests: 256},
 		Credentials: CredentialsConfig{HelperTimeout: 10 * time.Second, HelperEnv: []string{}}, Log: LogConfig{Level: "info", Format: "text"},
 	}
 	if !reflect.DeepEqual(c, want) {

@@ -94,7 +94,10 @@ func (d *doors) close() {
 // open readies the servers behind the listeners.
 func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u *upstreams, log *slog.Logger) error {
 	// The limit comes first: the server must see the TLS connections themselves.
-	registrySlots, forwardSlots := proxy.NewSlots(maxConnections), proxy.NewSlots(maxConnections)
+	slots := func() *proxy.Slots {
+		return proxy.NewSlots(maxConnections, c.Limits.Connections, registry.Principals.Peer, log)
+	}
+	registrySlots, forwardSlots := slots(), slots()
 	for i, l := range d.registry {
 		d.registry[i] = registrySlots.Limit(narrow{l})
 	}
@@ -108,6 +111,7 @@ func (d *doors) open(ctx context.Context, c Config, registry *proxy.Registry, u 
 	}
 	d.gate = newGate(registry)
 	d.api = newServer(d.gate, log)
+	d.api.ConnState = registry.Limits.ConnState
 	d.api.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return registry.Principals.ConnContext(proxy.ConnContext(ctx, conn), conn)
 	}

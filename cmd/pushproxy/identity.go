@@ -23,9 +23,10 @@ type CertificateConfig struct {
 
 // LimitsConfig is what one principal may take of this machine.
 type LimitsConfig struct {
-	Uploads  int   `mapstructure:"uploads"`
-	Requests int   `mapstructure:"requests"`
-	Bytes    int64 `mapstructure:"bytes"`
+	Connections int   `mapstructure:"connections"`
+	Uploads     int   `mapstructure:"uploads"`
+	Requests    int   `mapstructure:"requests"`
+	Bytes       int64 `mapstructure:"bytes"`
 }
 
 // PrincipalConfig is one principal beside local: a name that tokens or htpasswd
@@ -75,8 +76,8 @@ func (c *Config) checkIdentity(say sayFunc, oneOf func(key, value string, allowe
 	if (c.Certificate.CertFile == "") != (c.Certificate.KeyFile == "") {
 		say("certificate: cert_file and key_file belong together")
 	}
-	if c.Limits.Uploads <= 0 || c.Limits.Requests <= 0 || c.Limits.Bytes < 0 {
-		say("limits: uploads and requests are at least 1, bytes at least 0")
+	if c.Limits.Uploads <= 0 || c.Limits.Requests <= 0 || c.Limits.Bytes < 0 || c.Limits.Connections < 0 {
+		say("limits: uploads and requests are at least 1, connections and bytes at least 0")
 	}
 	seen := []string{proxy.Local}
 	for i, p := range c.Principals {
@@ -131,6 +132,7 @@ func lock(ctx context.Context, c Config, door *proxy.Registry, listeners []net.L
 		return err
 	}
 	door.Limits = proxy.NewLimits(c.Limits.Uploads, c.Limits.Requests, c.Limits.Bytes)
+	door.Limits.Connections = c.Limits.Connections
 	return door.Count(ctx)
 }
 

@@ -120,7 +120,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	socket := listenAdmin(c.DataDir, log)
 	log.Info("pushproxy is ready", append(d.fields(c), "registries", strings.Join(upstreams.names(ctx), " "), "queued", len(queue.Jobs()))...)
-	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: newCollector(cache, c.Cache, queue.Needed, log)}
+	collector := newCollector(cache, c.Cache, queue.Needed, log)
+	collector.removed = registry.Recount
+	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: collector}
 	defer openStatus(context.WithoutCancel(ctx), c, d, registry, stores, orders)()
 	return beside(ctx, log, func() error { return runDoors(ctx, d, forwarder, log) },
 		func(ctx context.Context) { stores.ballast.run(ctx, log) },
