@@ -15,7 +15,7 @@ import (
 type command struct {
 	env  []string
 	dir  string
-	most time.Duration // default two minutes
+	most time.Duration // default two minutes, or PUSHPROXY_TESTS_PATIENCE seconds
 }
 
 // run runs a program that must succeed and returns its standard output.
@@ -33,7 +33,7 @@ func (c command) try(t *testing.T, program string, args ...string) (stdout, stde
 	t.Helper()
 	most := c.most
 	if most == 0 {
-		most = 2 * time.Minute
+		most = time.Duration(fromEnvironment(t, "PUSHPROXY_TESTS_PATIENCE", 120)) * time.Second
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()

@@ -46,7 +46,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 
 // slowRate and slowSize are the bytes a second of the link and the bytes of the layer: clients that give up 30 seconds after
 // the end of a request's body (containerd/containerd#13682) would, since the link takes longer than that.
-// PUSHPROXY_TESTS_RATE=2500000 PUSHPROXY_TESTS_LAYER=2147483648 is 2 GiB over 20 Mbit/s.
+// PUSHPROXY_TESTS_RATE=2500000 PUSHPROXY_TESTS_LAYER=2147483648 PUSHPROXY_TESTS_PATIENCE=1800 is 2 GiB over 20 Mbit/s.
 const slowRate, slowSize = 1 << 20, 50 << 20
 
 // TestContainerdPushesALargeLayerOverASlowLink: containerd since 2.3 gives up, and what takes longer must still arrive.
