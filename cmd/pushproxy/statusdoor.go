@@ -133,7 +133,7 @@ func serveStatus(ctx context.Context, c Config, listeners []net.Listener, regist
 	}, registry.Log)
 	server.ConnContext = registry.Principals.ConnContext
 	context.AfterFunc(ctx, func() { _ = server.Close() })
-	slots := proxy.NewSlots(statusConnections, c.Limits.Connections, registry.Principals.Peer, registry.Log)
+	slots := proxy.NewSlots(statusConnections, min(statusConnections/2, c.Limits.Connections), registry.Principals.Peer, registry.Log)
 	for _, l := range listeners {
 		go func() {
 			if err := server.Serve(slots.Limit(l)); !errors.Is(err, http.ErrServerClosed) {
