@@ -37,6 +37,7 @@ tests:
       - {series: 'pushproxy_push_duration_seconds_bucket{instance="a",upstream="r.test",result="done",le="+Inf"}', values: '0+7x60'}
       - {series: 'pushproxy_cache_damaged_blobs_total{instance="a"}', values: '0+1x60'}
       - {series: 'pushproxy_panics_total{instance="a"}', values: '0+1x60'}
+      - {series: 'pushproxy_faults_total{instance="a"}', values: '0x60'}
     promql_expr_test:
       - {expr: 'count(ALERTS{alertstate="firing"})', eval_time: 50m, exp_samples: [{labels: '{}', value: 12}]}
       - {expr: 'count(count by (alertname) (ALERTS{alertstate="firing"}))', eval_time: 50m, exp_samples: [{labels: '{}', value: 12}]}
@@ -57,6 +58,7 @@ tests:
       - {series: 'pushproxy_push_duration_seconds_bucket{instance="a",upstream="r.test",result="done",le="+Inf"}', values: '0+7x60'}
       - {series: 'pushproxy_cache_damaged_blobs_total{instance="a"}', values: '4x60'}
       - {series: 'pushproxy_panics_total{instance="a"}', values: '0x60'}
+      - {series: 'pushproxy_faults_total{instance="a"}', values: '0x60'}
     promql_expr_test:
       - {expr: 'ALERTS', eval_time: 50m, exp_samples: []}
 `
