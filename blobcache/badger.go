@@ -43,6 +43,7 @@ type Badger struct {
 	use     sync.RWMutex // held by whoever reads or syncs, against them by Close
 	files   fileSync
 	ahead   ahead
+	spare   spare
 }
 
 // OpenBadger opens the store in dir, which it creates with mode 0700 if it is
@@ -56,7 +57,9 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 		return nil, err
 	}
 	s := &Badger{space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
-		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize}}
+		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize},
+		spare: spare{dir: dir, size: max(o.MemTableSize*5/4, 2<<20)}}
+	clearSpares(dir)
 	// Opening replays and flushes memtables; on a full disk that is a SIGBUS.
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
@@ -97,39 +100,12 @@ func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	return b
 }
 
-// Drop implements Bodies. Writers wait while the chunks are dropped and while a
-// file is rewritten, at most half of ValueLogFileSize, with a break after each.
-func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
-	if err := errors.Join(ctx.Err(), s.watch.err()); err != nil || len(uploads) == 0 {
-		return err
-	}
-	prefixes := make([][]byte, len(uploads))
-	for i, upload := range uploads {
-		prefixes[i] = []byte(chunkPrefix + upload + "/")
-	}
-	s.reclaim.Lock()
-	defer s.reclaim.Unlock()
-	if s.db.IsClosed() {
-		return badger.ErrDBClosed
-	}
-	s.gate.Lock()
-	err := s.db.DropPrefix(prefixes...)
-	s.gate.Unlock()
-	if err != nil {
-		return fmt.Errorf("dropping %d uploads: %w", len(uploads), err)
-	}
-	for ctx.Err() == nil {
-		if err := s.collect(); errors.Is(err, badger.ErrNoRewrite) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("value log: %w", err)
-		}
-	}
-	return ctx.Err()
-}
+// dropPrefixes needs the gate.
+func (s *Badger) dropPrefixes(prefixes [][]byte) error { return s.db.DropPrefix(prefixes...) }
 
-// collect gives back one value-log file that is half garbage.
-func (s *Badger) collect() error {
+// collect gives back one value-log file that is half garbage, and reports
+// whether there may be another.
+func (s *Badger) collect() (more bool, err error) {
 	// The file's live values move to the newest file, which badger does not
 	// sync; an open iterator keeps the old file until Barrier has done so.
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
@@ -139,13 +115,18 @@ func (s *Badger) collect() error {
 	// Writers wait: badger reads the newest memtable's state unlocked here, and
 	// what is not overwritten meanwhile cannot come back from the old file.
 	s.gate.Lock()
-	err := s.db.RunValueLogGC(0.5)
+	if err = s.prepareMove(); err == nil {
+		err = s.db.RunValueLogGC(0.5)
+	}
 	s.ahead.forget()
 	s.gate.Unlock()
-	if err != nil {
-		return err
+	if errors.Is(err, badger.ErrNoRewrite) {
+		return false, nil
 	}
-	return s.Barrier(context.Background())
+	if err != nil {
+		return false, err
+	}
+	return true, s.Barrier(context.Background())
 }
 
 // uploads returns the first uploads with chunks whose keys are at or after from.

@@ -16,6 +16,7 @@
 //	blob/<digest>           blobRecord: the upload that holds the bytes, and the length
 //	used/<digest>           usedRecord: when the blob was last used, for Collect
 //	format                  version of this layout
+//	pad                     nothing: it fills a value log that is to end (reclaim.go)
 //
 // With files, chunks of bodies over 64 KiB are in files/<xx>/<upload id>
 // instead (file.go).

@@ -37,7 +37,32 @@ func prepareDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("cache directory %s is not writable: %w", dir, err)
 	}
+	growDir(dir)
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// growDir makes a directory have room for more names than badger ever has there,
+// which stays when they are gone: a table that cannot be made on a full disk for
+// lack of its name's block is lost in a compaction, without an error.
+func growDir(dir string) {
+	if info, err := os.Stat(dir); err != nil || info.Size() >= 16<<10 {
+		return
+	}
+	first := filepath.Join(dir, ".grow")
+	if err := os.WriteFile(first, nil, 0o600); err != nil {
+		return
+	}
+	names := []string{first}
+	for i := range 300 {
+		name := fmt.Sprintf("%s-%0100d", first, i)
+		if os.Link(first, name) != nil {
+			break
+		}
+		names = append(names, name)
+	}
+	for _, name := range names {
+		_ = os.Remove(name)
+	}
 }
 
 // openError explains why badger did not open dir.

@@ -1,7 +1,9 @@
 package blobcache
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +48,8 @@ func (s *space) admit(n int64) error {
 
 // explain makes ErrFull of the error of a file that could not grow.
 func (s *space) explain(err error) error {
-	if err == nil || !noSpace(err) {
+	// Badger keeps only the text of an error.
+	if err == nil || errors.Is(err, ErrFull) || !noSpace(err) && !strings.Contains(err.Error(), "no space left on device") {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrFull, oci.ErrStorageFull.With(

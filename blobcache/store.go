@@ -7,7 +7,11 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"time"
 )
+
+// closeFor is how long Close waits for a table that the disk has no room for.
+const closeFor = 5 * time.Second
 
 // BadgerOptions are the settings of OpenBadger. Zero means the default, which
 // is right outside tests.
@@ -24,7 +28,8 @@ type BadgerOptions struct {
 }
 
 // Close ends the store's use of the directory, after the calls under way. Calls
-// that come later fail.
+// that come later fail. On a disk too full for badger's last table it gives up
+// with ErrFull; the next OpenBadger finds everything in the logs.
 func (s *Badger) Close() error {
 	s.reclaim.Lock()
 	defer s.reclaim.Unlock()
@@ -33,7 +38,20 @@ func (s *Badger) Close() error {
 	s.use.Lock()
 	defer s.use.Unlock()
 	s.ahead.forget()
-	return s.db.Close()
+	s.spare.remove()
+	closed := make(chan error, 1)
+	go func() { closed <- s.db.Close() }()
+	for {
+		select {
+		case err := <-closed:
+			return err
+		case <-time.After(closeFor):
+		}
+		// Badger tries for ever.
+		if err := s.roomFor(2 * s.spare.size); err != nil {
+			return err
+		}
+	}
 }
 
 // PutChunk implements Bodies.
@@ -54,6 +72,9 @@ func (s *Badger) PutAndSwap(ctx context.Context, upload string, n int, p []byte,
 func (s *Badger) forgetChunk(upload string, n int) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
+	if err := s.spare.ready(0, false); err != nil {
+		return s.space.explain(err)
+	}
 	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
@@ -124,42 +145,43 @@ func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change)
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	if len(chunk) >= inLog && s.ahead.lost() {
-		s.gate.Lock()
-		s.ahead.find()
-		s.gate.Unlock()
+	size, grows, dirty := int64(len(chunk)), len(chunk) > 0, key != nil
+	for _, change := range changes {
+		size += int64(len(change.New))
+		grows = grows || len(change.New) > len(change.Old)
+		dirty = dirty || len(change.New) > 0 || len(change.Old) > 0
 	}
-	s.gate.RLock()
-	defer s.gate.RUnlock()
+	if grows {
+		if err := s.space.admit(size); err != nil {
+			return false, err
+		}
+	}
+	leave, err := s.enter(chunk, changes)
+	if err != nil {
+		return false, s.space.explain(err)
+	}
+	defer leave()
+	if err := s.spare.ready(min(size, inLog), grows); err != nil {
+		return false, s.space.explain(err)
+	}
 	defer s.lock(changes)()
-	grown, dirty := int64(len(chunk)), key != nil
 	for _, change := range changes {
 		same := false
 		if err := s.view([]byte(change.Key), func(v []byte) { same = bytes.Equal(v, change.Old) }); err != nil || !same {
-			return false, err
-		}
-		if len(change.New) > len(change.Old) {
-			grown += int64(len(change.New))
-		}
-		dirty = dirty || len(change.New) > 0 || len(change.Old) > 0
-	}
-	if grown > 0 {
-		if err := s.space.admit(grown); err != nil {
 			return false, err
 		}
 	}
 	if !dirty {
 		return true, nil
 	}
-	if err := s.makeRoom(chunk, changes); err != nil {
-		return false, err
-	}
-	err := s.write(key, chunk, changes)
+	err = s.space.explain(s.write(key, chunk, changes))
 	return err == nil, err
 }
 
-// makeRoom prepares the value log for what goes there.
-func (s *Badger) makeRoom(chunk []byte, changes []Change) error {
+// enter holds the gate until leave, with room in the value log for what goes
+// there: on a full disk it fails. The write with which a value log ends has the
+// gate for itself, so that no other meets a new file without room.
+func (s *Badger) enter(chunk []byte, changes []Change) (leave func(), err error) {
 	var bytes int64
 	entries := 0
 	count := func(p []byte) {
@@ -173,9 +195,33 @@ func (s *Badger) makeRoom(chunk []byte, changes []Change) error {
 		count(change.New)
 	}
 	if entries == 0 {
-		return nil
+		s.gate.RLock()
+		return s.gate.RUnlock, nil
 	}
-	return s.space.explain(s.ahead.reserve(bytes, entries))
+	if s.ahead.lost() {
+		s.gate.Lock()
+		s.ahead.find()
+		s.gate.Unlock()
+	}
+	s.gate.RLock()
+	last, err := s.ahead.reserve(bytes, entries)
+	if err == nil && !last {
+		return s.gate.RUnlock, nil
+	}
+	s.gate.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	s.gate.Lock()
+	s.ahead.find()
+	if _, err := s.ahead.reserve(bytes, entries); err != nil {
+		s.gate.Unlock()
+		return nil, err
+	}
+	return func() {
+		s.ahead.forget()
+		s.gate.Unlock()
+	}, nil
 }
 
 // lock takes the changes' keys for the caller alone, until it calls unlock.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -19,6 +20,7 @@ const (
 	// memtables and their tables, a value log, one compaction.
 	defaultFloor = 256 << 20
 	memtableSize = 16 << 20
+	largeValue   = 1 << 20 // bytes from which on a value goes to the value log
 	// A page is what Scan reads in one transaction: a transaction held open
 	// while the caller works would keep old versions alive.
 	pageEntries = 256
@@ -26,6 +28,8 @@ const (
 	// Reads take the newest version there is. Badger's own timestamps would make
 	// each read wait for the fsync that happens to be under way.
 	latest = math.MaxUint64
+	// closeFor is how long Close waits for a table that the disk has no room for.
+	closeFor = 5 * time.Second
 )
 
 // BadgerOptions are the choices of OpenBadger; the zero value is good.
@@ -51,6 +55,7 @@ type Badger struct {
 	done   chan struct{} // closed when the writer has ended
 
 	version uint64 // of the last commit; the writer's alone
+	spare   spare  // the writer's alone
 }
 
 // OpenBadger opens the database in dir and makes it where it is missing. Errors
@@ -66,6 +71,7 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 	if err := roomToOpen(dir, o.Floor); err != nil {
 		return nil, err
 	}
+	clearSpares(dir)
 	watch := &watcher{}
 	db, err := badger.OpenManaged(badgerOptions(dir, watch))
 	if unborn(err) {
@@ -82,6 +88,7 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 		space: &space{dir: dir, floor: o.Floor},
 		swaps: make(chan *swap), done: make(chan struct{}),
 		version: db.MaxVersion(),
+		spare:   spare{dir: dir},
 	}
 	db.SetDiscardTs(b.version)
 	go b.write()
@@ -98,7 +105,7 @@ func (b *Badger) settle(ctx context.Context) error {
 	}
 	// Manifests of 1 MiB and more are in the value log; the space of deleted
 	// ones returns here.
-	for b.db.RunValueLogGC(0.5) == nil {
+	for roomToOpen(b.dir, openFloor) == nil && b.db.RunValueLogGC(0.5) == nil {
 	}
 	return checkFormat(ctx, b)
 }
@@ -114,7 +121,7 @@ func badgerOptions(dir string, watch *watcher) badger.Options {
 		WithSyncWrites(true).
 		// The writer below is alone, so there is nothing to conflict with.
 		WithDetectConflicts(false).
-		WithValueThreshold(1 << 20).
+		WithValueThreshold(largeValue).
 		WithValueLogFileSize(64 << 20).
 		WithMemTableSize(memtableSize).
 		WithNumMemtables(2).
@@ -167,6 +174,9 @@ func read(txn *badger.Txn, key string) (value []byte, err error) {
 // apply makes the swaps of a batch one after the other in one transaction.
 func (b *Badger) apply(batch []*swap) error {
 	if err := b.watch.err(b.dir); err != nil {
+		return err
+	}
+	if err := b.spare.ready(sizes(batch)); err != nil {
 		return err
 	}
 	txn := b.db.NewTransactionAt(latest, true)
@@ -258,7 +268,9 @@ func (b *Badger) page(ctx context.Context, prefix, from string) (page []Entry, e
 	return page, nil
 }
 
-// Close implements KV. It waits for changes under way.
+// Close implements KV. It waits for changes under way. On a disk too full for
+// badger's last table it gives up with ErrFull; the next OpenBadger finds all in
+// the logs.
 func (b *Badger) Close() error {
 	b.life.Lock()
 	defer b.life.Unlock()
@@ -268,8 +280,21 @@ func (b *Badger) Close() error {
 	b.closed = true
 	close(b.swaps)
 	<-b.done
-	if err := b.db.Close(); err != nil {
-		return fmt.Errorf("close the metadata in %s: %w", b.dir, err)
+	b.spare.remove()
+	closed := make(chan error, 1)
+	go func() { closed <- b.db.Close() }()
+	for {
+		select {
+		case err := <-closed:
+			if err != nil {
+				return fmt.Errorf("close the metadata in %s: %w", b.dir, err)
+			}
+			return nil
+		case <-time.After(closeFor):
+		}
+		// Badger tries for ever.
+		if err := roomToOpen(b.dir, openFloor); err != nil {
+			return err
+		}
 	}
-	return nil
 }

@@ -93,3 +93,14 @@ func collect(first *swap, waiting <-chan *swap) []*swap {
 	}
 	return batch
 }
+
+// sizes returns the bytes of a batch, and of its values for the value log.
+func sizes(batch []*swap) (all, large int64) {
+	for _, s := range batch {
+		all += int64(len(s.key) + len(s.new) + 128)
+		if len(s.new) >= largeValue {
+			large += int64(len(s.key) + len(s.new) + 128)
+		}
+	}
+	return all, large
+}

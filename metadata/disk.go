@@ -22,6 +22,7 @@ func prepareDir(dir string) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("the metadata directory cannot be made; choose another data_dir: %w", err)
 		}
+		growDir(dir)
 		return syncDir(filepath.Dir(dir))
 	}
 	if err != nil {
@@ -44,7 +45,32 @@ func prepareDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("the metadata directory is not writable; choose another data_dir: %w", err)
 	}
+	growDir(dir)
 	return nil
+}
+
+// growDir makes a directory have room for more names than badger ever has there,
+// which stays when they are gone: a table that cannot be made on a full disk for
+// lack of its name's block is lost in a compaction, without an error.
+func growDir(dir string) {
+	if info, err := os.Stat(dir); err != nil || info.Size() >= 16<<10 {
+		return
+	}
+	first := filepath.Join(dir, ".grow")
+	if err := os.WriteFile(first, nil, 0o600); err != nil {
+		return
+	}
+	names := []string{first}
+	for i := range 300 {
+		name := fmt.Sprintf("%s-%0100d", first, i)
+		if os.Link(first, name) != nil {
+			break
+		}
+		names = append(names, name)
+	}
+	for _, name := range names {
+		_ = os.Remove(name)
+	}
 }
 
 // syncDir makes the names in dir durable.
@@ -141,10 +167,11 @@ func unborn(err error) bool {
 }
 
 // watcher is badger's logger. It prints nothing, and remembers errors that mean
-// that acknowledged writes may not be on the disk.
+// that acknowledged writes may not be on the disk. A table for which there is no
+// room is none: badger tries again, and the log is there.
 type watcher struct{ failed atomic.Pointer[string] }
 
-var diskTrouble = regexp.MustCompile(`(?i)sync|input/output|no space`)
+var diskTrouble = regexp.MustCompile(`(?i)sync|input/output`)
 
 // err returns what failed, after which nothing may be acknowledged any more:
 // the pages that an fsync could not write are gone without a second error.

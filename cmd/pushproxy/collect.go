@@ -17,15 +17,16 @@ const collectEvery = 10 * time.Minute
 
 // collector keeps the cache within its limits.
 type collector struct {
-	cache  *blobcache.Cache
-	limits blobcache.Limits
-	log    *slog.Logger
+	cache   *blobcache.Cache
+	ballast *ballast
+	limits  blobcache.Limits
+	log     *slog.Logger
 	// removed is called when blobs have left the cache; nil: nobody is to know.
 	removed func(ctx context.Context) error
 }
 
-func newCollector(cache *blobcache.Cache, c CacheConfig, needed func() map[digest.Digest]bool, log *slog.Logger) *collector {
-	return &collector{cache: cache, log: log, limits: blobcache.Limits{Quota: size(c.Quota), MaxAge: c.MaxAge, Idle: uploadIdle, Needed: needed}}
+func newCollector(cache *blobcache.Cache, b *ballast, c CacheConfig, needed func() map[digest.Digest]bool, log *slog.Logger) *collector {
+	return &collector{cache: cache, ballast: b, log: log, limits: blobcache.Limits{Quota: size(c.Quota), MaxAge: c.MaxAge, Idle: uploadIdle, Needed: needed}}
 }
 
 // run collects at once and then periodically, until ctx ends.
@@ -50,6 +51,16 @@ func (c *collector) collect(ctx context.Context, dryRun bool) (blobcache.Collect
 	limits := c.limits
 	limits.DryRun = dryRun
 	r, err := c.cache.Collect(ctx, limits)
+	if errors.Is(err, blobcache.ErrFull) {
+		// What is to go cannot go without room.
+		first := r
+		err = c.ballast.lend(func() (err error) {
+			r, err = c.cache.Collect(ctx, limits)
+			return err
+		})
+		r.Removed += first.Removed
+		r.Freed += first.Freed
+	}
 	if err == nil && !dryRun && c.removed != nil {
 		err = c.removed(ctx)
 	}
@@ -78,7 +89,7 @@ func gcCommand() *cobra.Command {
 			err = order(cmd.Context(), config.DataDir, "POST", path, &r)
 			if errors.Is(err, errNotRunning) {
 				err = stopped(cmd.Context(), config, func(s *offline) (err error) {
-					r, err = newCollector(s.cache, config.Cache, s.queue.Needed, nil).collect(cmd.Context(), dryRun)
+					r, err = newCollector(s.cache, s.ballast, config.Cache, s.queue.Needed, nil).collect(cmd.Context(), dryRun)
 					return err
 				})
 			}

@@ -17,8 +17,9 @@ import (
 
 // offline is a data directory that no pushproxy serves, opened by a command.
 type offline struct {
-	cache *blobcache.Cache
-	queue *forward.Queue
+	cache   *blobcache.Cache
+	queue   *forward.Queue
+	ballast *ballast
 	// damaged says what of the journal cannot be read.
 	damaged []string
 }
@@ -31,7 +32,7 @@ func stopped(ctx context.Context, c Config, do func(*offline) error) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	o := &offline{cache: blobcache.New(s.blobs, s.blobs)}
+	o := &offline{cache: blobcache.New(s.blobs, s.blobs), ballast: s.ballast}
 	o.queue = &forward.Queue{Forward: forward.New(o.cache, &metadata.DB{KV: s.facts})}
 	if o.damaged, err = o.queue.Open(ctx); err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 )
 
 func main() {
+	backMappings()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks for an orderly end; a second one is not waited for.
 	context.AfterFunc(ctx, stop)

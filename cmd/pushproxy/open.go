@@ -49,6 +49,9 @@ func openStores(ctx context.Context, dir, storage string) (_ *stores, err error)
 	if s.blobs, err = blobcache.OpenFiles(filepath.Join(dir, "blobs"), blobcache.FilesOptions{InBadger: storage == "badger"}); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
+	if err = s.ballast.take(); err != nil {
+		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
+	}
 	if s.secret, err = installationSecret(filepath.Join(dir, "secret")); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}

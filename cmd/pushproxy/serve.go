@@ -120,7 +120,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	socket := listenAdmin(c.DataDir, log)
 	log.Info("pushproxy is ready", append(d.fields(c), "registries", strings.Join(upstreams.names(ctx), " "), "queued", len(queue.Jobs()))...)
-	collector := newCollector(cache, c.Cache, queue.Needed, log)
+	collector := newCollector(cache, stores.ballast, c.Cache, queue.Needed, log)
 	collector.removed = registry.Recount
 	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: collector}
 	defer openStatus(context.WithoutCancel(ctx), c, d, registry, stores, orders)()

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pushproxy/blobcache"
+	"pushproxy/metadata"
+)
+
+// fullDiskDir names the variable that makes the test binary the process whose
+// disk others fill.
+const fullDiskDir = "PUSHPROXY_TEST_FULL_DISK_DIR"
+
+// TestWritersOnADiskThatOthersFillGetErrorsAndLoseNothing has no floor: badger
+// meets the end of the disk in the middle of everything that it does, again and
+// again. A fault would end the process.
+func TestWritersOnADiskThatOthersFillGetErrorsAndLoseNothing(t *testing.T) {
+	if dir := os.Getenv(fullDiskDir); dir != "" {
+		backMappings()
+		if err := writeOnAFullDisk(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Parallel()
+	for _, kind := range []string{"blobs", "metadata"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			dir := fullDisk(t, 256<<20)
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWritersOnADiskThatOthersFillGetErrorsAndLoseNothing$", "-test.v")
+			cmd.Env = append(os.Environ(), fullDiskDir+"="+filepath.Join(dir, kind))
+			out, err := cmd.CombinedOutput()
+			t.Logf("%.4000s", out)
+			if err != nil {
+				t.Errorf("the process ended: %v", err)
+			}
+		})
+	}
+}
+
+// fullDisk returns an ext4 file system's directory.
+func fullDisk(t *testing.T, size int64) string {
+	t.Helper()
+	image, mount := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "disk")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size), os.Mkdir(mount, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"mkfs.ext4", "-q", "-m", "0", image}, {"mount", "-o", "loop", image, mount}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("needs root, loop devices and mkfs.ext4: %v: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", mount).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	return mount
+}
+
+func writeOnAFullDisk(ctx context.Context, dir string) error {
+	if filepath.Base(dir) == "metadata" {
+		return factsOnAFullDisk(ctx, dir)
+	}
+	return blobsOnAFullDisk(ctx, dir)
+}
+
+// others take all that is free of the disk and give it back, so many times.
+func others(dir string, times int) error {
+	name := filepath.Join(filepath.Dir(dir), "others")
+	for range times {
+		f, err := os.Create(name)
+		if err != nil {
+			return err
+		}
+		free, err := diskFree(dir)
+		if err != nil {
+			return err
+		}
+		_ = allocate(f, free*9/10)
+		for began := time.Now(); time.Since(began) < 300*time.Millisecond; {
+			_, _ = f.Seek(0, io.SeekEnd)
+			_, _ = f.Write(make([]byte, 64<<10))
+			_, _ = f.Write(make([]byte, 4<<10))
+		}
+		if err := errors.Join(f.Close(), os.Remove(name)); err != nil {
+			return err
+		}
+		<-time.After(200 * time.Millisecond)
+	}
+	return nil
+}
+
+func blobsOnAFullDisk(ctx context.Context, dir string) error {
+	o := blobcache.FilesOptions{InBadger: true, BadgerOptions: blobcache.BadgerOptions{Floor: 1, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20}}
+	s, err := blobcache.OpenFiles(dir, o)
+	if err != nil {
+		return err
+	}
+	c := blobcache.New(s, s)
+	var mu sync.Mutex
+	kept, errs, stop := map[digest.Digest]bool{}, 0, make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range 6 {
+		writers.Go(func() {
+			r := rand.New(rand.NewPCG(7, uint64(w)))
+			for ended := false; !ended; {
+				size := 512 + r.IntN(3<<10) // in the tree
+				if r.IntN(8) == 0 {
+					size = r.IntN(40<<10) * (1 + r.IntN(30)) // in the value log
+				}
+				d, err := pushBytes(ctx, c, blob(r.Uint64(), 512+size))
+				mu.Lock()
+				if err != nil {
+					errs++
+				} else {
+					kept[d] = true
+				}
+				// What is kept stays below half of the disk.
+				for old := range kept {
+					if len(kept) > 400 && old != d {
+						delete(kept, old)
+						_ = c.Remove(ctx, old)
+					}
+				}
+				mu.Unlock()
+				select {
+				case <-stop:
+					ended = true
+				default:
+				}
+			}
+		})
+	}
+	writers.Go(func() {
+		for ended := false; !ended; {
+			_, _ = c.Sweep(ctx, time.Minute)
+			select {
+			case <-stop:
+				ended = true
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+	err = others(dir, 8)
+	close(stop)
+	writers.Wait()
+	// In use, and after a start.
+	for range 2 {
+		for d := range kept {
+			b, openErr := c.Open(ctx, d)
+			if openErr != nil {
+				return fmt.Errorf("%s is lost: %w", d, openErr)
+			}
+			if _, err := io.Copy(io.Discard, b); err != nil {
+				return fmt.Errorf("%s is lost: %w", d, err)
+			}
+			_ = b.Close()
+		}
+		if _, pushErr := pushBytes(ctx, c, blob(1, 100<<10)); pushErr != nil {
+			return fmt.Errorf("with room again: %w", pushErr)
+		}
+		if err = errors.Join(err, s.Close()); err != nil {
+			return err
+		}
+		if s, err = blobcache.OpenFiles(dir, o); err != nil {
+			return err
+		}
+		c = blobcache.New(s, s)
+	}
+	err = s.Close()
+	fmt.Printf("%d blobs are there, %d pushes failed\n", len(kept), errs)
+	if errs == 0 {
+		return errors.New("the disk was never full")
+	}
+	return err
+}
+
+// blob returns bytes that do not compress and depend on the seed.
+func blob(seed uint64, size int) []byte {
+	p := bytes.Repeat([]byte{byte(seed)}, size)
+	for i := 0; i+8 <= size; i += 512 {
+		binary.BigEndian.PutUint64(p[i:], seed+uint64(i))
+	}
+	return p
+}
+
+func pushBytes(ctx context.Context, c *blobcache.Cache, p []byte) (digest.Digest, error) {
+	d := digest.FromBytes(p)
+	u, err := c.Begin(ctx, "", "")
+	if err != nil {
+		return d, err
+	}
+	defer u.Release()
+	if _, err = u.Write(p); err == nil {
+		err = u.Commit(ctx, d)
+	}
+	return d, err
+}
+
+func factsOnAFullDisk(ctx context.Context, dir string) error {
+	kv, err := metadata.OpenBadger(ctx, dir, metadata.BadgerOptions{Floor: 1})
+	if err != nil {
+		return err
+	}
+	value := func(i int) []byte {
+		if i%200 == 0 {
+			return bytes.Repeat([]byte{byte(i)}, 1<<20+i%4096) // in the value log
+		}
+		return bytes.Repeat([]byte{byte(i)}, 100<<10)
+	}
+	var mu sync.Mutex
+	kept, errs, stop := map[int]bool{}, 0, make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range 32 {
+		writers.Go(func() {
+			for i := w; ; i += 32 {
+				done, err := kv.Swap(ctx, fmt.Sprint("key/", i), nil, value(i))
+				mu.Lock()
+				if err != nil {
+					errs++
+				}
+				kept[i] = err == nil && done
+				mu.Unlock()
+				if err != nil {
+					<-time.After(2 * time.Millisecond)
+				}
+				if err == nil && i > 320 {
+					// What is kept stays below half of the disk. With an error it may be
+					// gone or not.
+					_, _ = kv.Swap(ctx, fmt.Sprint("key/", i-320), value(i-320), nil)
+					mu.Lock()
+					delete(kept, i-320)
+					mu.Unlock()
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	err = others(dir, 8)
+	close(stop)
+	writers.Wait()
+	for range 2 {
+		n := 0
+		for i, there := range kept {
+			if !there {
+				continue
+			}
+			if got, err := kv.Get(ctx, fmt.Sprint("key/", i)); err != nil || !bytes.Equal(got, value(i)) {
+				return fmt.Errorf("key %d is lost: %d bytes, %w", i, len(got), err)
+			}
+			n++
+		}
+		fmt.Printf("%d records are there, %d writes failed\n", n, errs)
+		if err = errors.Join(err, kv.Close()); err != nil {
+			return err
+		}
+		if kv, err = metadata.OpenBadger(ctx, dir, metadata.BadgerOptions{Floor: 1}); err != nil {
+			return err
+		}
+	}
+	err = kv.Close()
+	if errs == 0 {
+		return errors.New("the disk was never full")
+	}
+	return err
+}
