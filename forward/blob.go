@@ -67,6 +67,7 @@ func (b *blob) send(ctx context.Context) (err error) {
 		if b.stream.finish(ctx, b.owner, b.Digest) == nil {
 			return b.learned(ctx, metadata.Uploaded)
 		}
+		b.rounds++
 	}
 	lane := b.f.lane(b.repo.Host)
 	place, err := lane.acquire(ctx, b.t.Principal, b.Size)
@@ -127,16 +128,18 @@ func (b *blob) open(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &progress{ReadSeekCloser: r, b: b}, nil
+	b.rounds++
+	return &progress{ReadSeekCloser: r, b: b, round: b.rounds}, nil
 }
 
 // progress tells watchers how much was read, ten times a second at most. It can
 // seek, so that an upload that goes on at its middle does not read its start.
 type progress struct {
 	io.ReadSeekCloser
-	b    *blob
-	at   int64
-	told time.Time
+	b     *blob
+	at    int64
+	round int
+	told  time.Time
 }
 
 func (p *progress) Read(buf []byte) (int, error) {
@@ -144,7 +147,7 @@ func (p *progress) Read(buf []byte) (int, error) {
 	p.at += int64(n)
 	if now := time.Now(); now.Sub(p.told) > toldEvery {
 		p.told = now
-		p.b.tell(p.b.f, Event{Status: Pushing, Current: p.at})
+		p.b.tell(p.b.f, Event{Status: Pushing, Current: p.at, Round: p.round})
 	}
 	return n, err
 }

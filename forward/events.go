@@ -55,6 +55,7 @@ type Event struct {
 	From       string        // repository, with MountedFrom
 	Current    int64         // bytes, with Receiving, Pushing and Pushed
 	Total      int64         // bytes; negative while it is not known
+	Round      int           // with Pushing: how often its bytes were begun to be sent
 	Delay      time.Duration // until the next try, with Retrying and Accepted
 	Why        string        // with Retrying, Failed, Accepted and Parked
 	Busy       bool          // with Retrying: the upstream wants fewer requests from everybody

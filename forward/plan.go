@@ -25,6 +25,7 @@ type blob struct {
 	sources []oci.Repo
 	session *upstream.Upload // opened by a declined mount, still unused
 	from    string           // where it was mounted from
+	rounds  int              // how often its bytes were begun to be sent
 }
 
 // budget is docker's getMaxMountAndExistenceCheckAttempts: how many mounts a

@@ -189,12 +189,15 @@ func (b *piece) goOn(e *forward.Event) {
 		if b.SendBegan.IsZero() {
 			b.SendBegan = e.When
 		}
-		if e.Current > 0 && e.Current < b.Sent {
-			b.Again++
+		if e.Current == 0 {
+			break
 		}
-		if e.Current > 0 {
+		// One that goes on where it broke off is not sent again.
+		if e.Round > b.round && b.round > 0 && e.Current <= b.Sent {
+			b.Again++
 			b.Sent = e.Current
 		}
+		b.round, b.Sent = e.Round, max(b.Sent, e.Current)
 	case forward.Retrying:
 		b.goes, b.Why, b.RetryAt = BlobRetrying, e.Why, e.When.Add(e.Delay)
 	case forward.Pushed:

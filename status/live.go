@@ -22,8 +22,8 @@ const (
 	heartbeat = 15 * time.Second
 	// writeFor is how long a reader may take over what it is sent.
 	writeFor = 10 * time.Second
-	// mostStreams is how many streams there may be.
-	mostStreams = 256
+	// mostOwnStreams is how many streams one principal may have.
+	mostOwnStreams = 64
 )
 
 // live tells streams when to look. It is under Tracker.mu.
@@ -31,6 +31,7 @@ type live struct {
 	changed chan struct{} // closed when there is something new
 	woken   bool
 	streams int
+	own     map[string]int // … by principal
 }
 
 // wake tells the streams of changes. It needs t.mu.
@@ -59,17 +60,17 @@ type news struct {
 // events answers with the stream: a snapshot, unless the reader has one that is
 // recent enough, and then what changes.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
-	if !s.Tracker.enter() {
-		e := *oci.ErrTooManyRequests.With("%d pages and commands follow this pushproxy already; close some", mostStreams)
-		oci.Write(w, &e)
+	viewer := viewerOf(r)
+	if s.Tracker == nil || !s.Tracker.enter(viewer.Principal) {
+		oci.Write(w, oci.ErrTooManyRequests.With("%d pages and commands of yours follow this pushproxy already; close some", mostOwnStreams))
 		return
 	}
-	defer s.Tracker.leave()
+	defer s.Tracker.leave(viewer.Principal)
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	st := &stream{s: s, w: w, control: http.NewResponseController(w), viewer: viewerOf(r)}
+	st := &stream{s: s, w: w, control: http.NewResponseController(w), viewer: viewer}
 	at, ok := s.resumed(r.Header.Get("Last-Event-ID"))
 	if !ok {
 		if at = st.snapshot(); at < 0 {
@@ -193,21 +194,30 @@ func encode(v any) []byte {
 	return data
 }
 
-// enter counts a stream, unless there are too many.
-func (t *Tracker) enter() bool {
+// enter counts a stream of a principal, unless there are too many.
+func (t *Tracker) enter(principal string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.live.streams >= mostStreams {
+	l := &t.live
+	if l.own[principal] >= mostOwnStreams {
 		return false
 	}
-	t.live.streams++
+	if l.own == nil {
+		l.own = map[string]int{}
+	}
+	l.own[principal]++
+	l.streams++
 	return true
 }
 
-func (t *Tracker) leave() {
+func (t *Tracker) leave(principal string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.live.streams--
+	l := &t.live
+	l.streams--
+	if l.own[principal]--; l.own[principal] == 0 {
+		delete(l.own, principal)
+	}
 }
 
 func (t *Tracker) wait() <-chan struct{} {

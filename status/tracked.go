@@ -40,6 +40,7 @@ type piece struct {
 	manifest bool
 	arrives  arrival   // what the client does
 	goes     BlobState // what is done upstream; empty: nothing yet
+	round    int       // how often its bytes were begun to be sent
 }
 
 // arrival is how far a client is with a blob.
@@ -170,7 +171,7 @@ func (p *tracked) sum() Sum {
 // shown returns the push as it is now, without steps.
 func (p *tracked) shown() Push {
 	out := p.Push
-	out.Tags = slices.Clone(p.Tags)
+	out.Tags, out.Steps = slices.Clone(p.Tags), nil
 	out.Sum = p.sum()
 	out.Blobs = make([]Blob, 0, min(len(p.pieces), keptBlobs))
 	for _, b := range p.pieces[:min(len(p.pieces), keptBlobs)] {
