@@ -94,7 +94,7 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 		})
 		fl.outcome.Took = time.Since(began)
 		if fl.err != nil {
-			e.tell(f, Event{Status: Failed, Why: oci.AsError(fl.err).Message})
+			e.tell(f, Event{Status: Failed, Why: why(fl.err)})
 		} else {
 			f.Metrics.brought(e.repo.Host, fl.outcome)
 			f.landed.add(landingKey{key.principal, key.repo, key.digest}, fl.outcome)
@@ -103,6 +103,15 @@ func (f *Forwarder) join(key flightKey, e errand) (fl *flight, led bool) {
 		close(fl.done)
 	}()
 	return fl, true
+}
+
+// why says for people why a flight ended without its blob there.
+func why(err error) string {
+	var e *oci.Error
+	if !errors.As(err, &e) && errors.Is(err, context.Canceled) {
+		return "given up: the push that needed it is over"
+	}
+	return oci.AsError(err).Message
 }
 
 // leave ends a flight that nobody waits for any more, for the reason why its last

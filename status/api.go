@@ -91,6 +91,7 @@ const (
 	BlobExists    BlobState = "Layer already exists"
 	BlobMounted   BlobState = "Mounted from"
 	BlobFailed    BlobState = "Failed"
+	BlobUnsent    BlobState = "Not sent" // the push ended without it
 )
 
 // Blob is one blob or child manifest of a push.

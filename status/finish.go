@@ -24,9 +24,8 @@ func (t *Tracker) finish(p *tracked, state State, why string, when time.Time) {
 			if b.SendEnded.IsZero() && b.SendBegan.IsZero() {
 				b.SendEnded = when
 			}
-		case b.goes != "":
-			// Whatever it was doing, it does not any more.
-			b.goes = BlobWaiting
+		default:
+			b.goes = BlobUnsent
 		}
 		if b.arrives == arriving {
 			b.arrives = broken

@@ -101,10 +101,16 @@ func (c *Client) unreachable(k call, err error) error {
 			Because(err)
 	}
 	return oci.ErrUpstream.With("%s could not be reached to %s: %s; check the network and this upstream's url, and try again", c.Host, k.what, plain(err.Error())).
-		Because(fmt.Errorf("%w: %w", errUnreachable, err))
+		Because(unanswered{err})
 }
 
 var errUnreachable = errors.New("no answer")
+
+// unanswered is the cause of a message that has quoted err: it does not again.
+type unanswered struct{ err error }
+
+func (u unanswered) Error() string   { return errUnreachable.Error() }
+func (u unanswered) Unwrap() []error { return []error{errUnreachable, u.err} }
 
 // Unreachable reports whether err means that the upstream did not answer at all.
 func Unreachable(err error) bool { return errors.Is(err, errUnreachable) || isCutOff(err) }

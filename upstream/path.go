@@ -51,7 +51,12 @@ type cutOff struct {
 }
 
 func (c *cutOff) Error() string {
-	return fmt.Sprintf("there is no connection to %s: %s", plain(c.authority), plain(c.err.Error()))
+	err := c.err
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Err != nil {
+		err = dial.Err // the rest of it names the address again
+	}
+	return fmt.Sprintf("there is no connection to %s: %s", plain(c.authority), plain(err.Error()))
 }
 
 func (c *cutOff) Unwrap() error { return c.err }
