@@ -22,6 +22,7 @@ type Job struct {
 	Digest   digest.Digest // of the manifest
 	Tag      string        // empty: by digest alone
 	Tags     []string      // further tags (?tag=)
+	Trace    string        // the client's own span (W3C Trace Context), where it may be taken up
 }
 
 // Reference returns the tag or digest under which the manifest is put.

@@ -74,6 +74,9 @@ func (g *Registry) readManifest(c *call) (forward.Job, error) {
 		return forward.Job{}, err
 	}
 	job := forward.Job{Target: c.target, Repo: c.repo, Manifest: m, Tag: c.Tag, Tags: c.Tags, Digest: m.Digest(digest.SHA256)}
+	if g.Traced != nil && g.Traced(c.principal) {
+		job.Trace = clip(c.r.Header.Get("Traceparent"))
+	}
 	if c.Digest != "" {
 		if job.Digest = m.Digest(c.Digest.Algorithm()); job.Digest != c.Digest {
 			return forward.Job{}, oci.ErrDigestInvalid.With("the manifest was put as %s but its digest is %s", c.Digest, job.Digest)

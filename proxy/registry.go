@@ -51,6 +51,9 @@ type Registry struct {
 	// Async reports whether clients do not wait for pushes to a repository,
 	// unless they say otherwise. Nil: they do.
 	Async func(repo oci.Repo) bool
+	// Traced reports whether the spans of a principal's clients are taken up. Nil:
+	// nobody's are.
+	Traced func(principal string) bool
 
 	fetches singleflight.Group // pulls that only fill the cache
 }

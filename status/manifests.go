@@ -49,6 +49,9 @@ func (t *Tracker) manifest(e *forward.Event) {
 // brought it along.
 func (t *Tracker) names(p *tracked, e *forward.Event) {
 	m, d := e.Job.Manifest, string(e.Digest)
+	if e.Job.Trace != "" {
+		p.trace = e.Job.Trace
+	}
 	if e.Nested {
 		if p.find(e.Digest) == nil {
 			p.add(child(d, m.MediaType, int64(len(m.Raw))))

@@ -19,6 +19,7 @@ type tracked struct {
 	Push    // without Blobs, Sum and Steps
 	key     where
 	pieces  []*piece
+	trace   string          // the client's own span, where it may be taken up
 	named   map[string]bool // digests that its manifests name, their own included
 	steps   []step
 	unsaid  int       // steps that were left out

@@ -25,6 +25,11 @@ const (
 
 // Tracker makes pushes of forward's events. Make it with NewTracker.
 type Tracker struct {
+	// Ended, when set, is told of each push half a minute after it has ended, or
+	// when the tracker ends, with the client's own span (forward.Job.Trace). It is
+	// set before Run.
+	Ended func(p Push, parent string)
+
 	feed    *forward.Feed
 	queue   *forward.Queue // nil: there is none
 	journal *journal       // nil: nothing is kept
@@ -40,6 +45,13 @@ type Tracker struct {
 	jobs    []forward.Listed
 	jobsSeq int64
 	live    live
+	ended   []endedPush // that Ended is still to be told of
+}
+
+// endedPush is a push with the client's own span.
+type endedPush struct {
+	push   Push
+	parent string
 }
 
 // where is whose pushes go to which repository.
@@ -88,10 +100,12 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-jobs:
 		case now := <-ticker.C:
 			t.tidy(now)
+			t.tellEnded()
 		case <-ctx.Done():
 			events, _ = t.feed.Take(events)
 			t.take(events)
 			t.close()
+			t.tellEnded()
 			close(t.done)
 			return
 		}
@@ -216,8 +230,27 @@ func (t *Tracker) tidy(now time.Time) {
 // putAway moves a finished push into the history.
 func (t *Tracker) putAway(p *tracked) {
 	t.forget(p)
+	t.ends(p)
 	t.keep(p)
 	t.history.add(p.whole(), p.seq)
+}
+
+// ends notes a push that Ended is to be told of.
+func (t *Tracker) ends(p *tracked) {
+	if t.Ended != nil && p.ID != "" {
+		t.ended = append(t.ended, endedPush{p.whole(), p.trace})
+	}
+}
+
+// tellEnded tells of the pushes that have ended. It is called without t.mu.
+func (t *Tracker) tellEnded() {
+	t.mu.Lock()
+	ended := t.ended
+	t.ended = nil
+	t.mu.Unlock()
+	for _, e := range ended {
+		t.Ended(e.push, e.parent)
+	}
 }
 
 // keep writes a push down unless it is written as it is.
@@ -236,6 +269,9 @@ func (t *Tracker) close() {
 	for _, p := range t.byID {
 		if !p.over && p.State != Queued {
 			t.finish(p, Stopped, "pushproxy stopped before this push was through; what it received is kept: push again", now)
+		}
+		if p.over {
+			t.ends(p)
 		}
 		t.keep(p)
 	}

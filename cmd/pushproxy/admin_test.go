@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -35,6 +36,7 @@ type served struct {
 	broken atomic.Int32 // status of the upstream's answers to manifests; 0: right ones
 	hooks  chan hookEvent
 	stop   func()
+	header http.Header // of what is sent, beside Content-Type
 }
 
 func serveQueue(t *testing.T) *served {
@@ -66,7 +68,7 @@ func serveQueue(t *testing.T) *served {
 	}
 	l.Close()
 	s.url = "http://" + l.Addr().String()
-	text := fmt.Sprintf("listen: [%q]\ndata_dir: %q\nqueue: {webhook: %q}\nupstreams: [{host: registry.test, url: %q, routes: [{match: 'queued/*', mode: async}]}]\n",
+	text := fmt.Sprintf("forward_proxy: {listen: []}\nstatus_listen: []\nlisten: [%q]\ndata_dir: %q\nqueue: {webhook: %q}\nupstreams: [{host: registry.test, url: %q, routes: [{match: 'queued/*', mode: async}]}]\n",
 		l.Addr().String(), s.dir, hook.URL, up.URL)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -125,6 +127,7 @@ func (s *served) send(method, path, contentType string, body []byte) *http.Respo
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	maps.Copy(r.Header, s.header)
 	r.Header.Set("Content-Type", contentType)
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {

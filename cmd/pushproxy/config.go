@@ -39,6 +39,7 @@ type Config struct {
 	Queue           QueueConfig        `mapstructure:"queue"`
 	Proxy           string             `mapstructure:"proxy"`
 	Log             LogConfig          `mapstructure:"log"`
+	Tracing         TracingConfig      `mapstructure:"tracing"`
 	statusChosen    bool               // somebody wrote status_listen
 }
 
@@ -117,6 +118,9 @@ var keys = []struct {
 	{"proxy", "", "proxy", "`URL` of an HTTP proxy for upstreams, or environment to use $HTTPS_PROXY and its kind (default none)"},
 	{"log.level", "info", "log-level", "debug, info, warn or error"},
 	{"log.format", "text", "log-format", "text or json"},
+	{"tracing.endpoint", "", "tracing-endpoint", "`URL` of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of each push (default $OTEL_EXPORTER_OTLP_ENDPOINT, else none)"},
+	{"tracing.sample", 1.0, "tracing-sample", "which part of the pushes is traced, from 0 to 1"},
+	{"tracing.principals", []string{}, "tracing-principal", "`name` of a principal whose clients' own traces are taken up (repeatable)"},
 }
 
 // addFlags gives every scalar key its flag.
@@ -132,6 +136,8 @@ func addFlags(flags *pflag.FlagSet) {
 			flags.Int(k.flag, value, k.usage)
 		case bool:
 			flags.Bool(k.flag, value, k.usage)
+		case float64:
+			flags.Float64(k.flag, value, k.usage)
 		case time.Duration:
 			flags.Duration(k.flag, value, k.usage)
 		}
@@ -256,6 +262,7 @@ func (c *Config) check() (problems []string) {
 	oneOf("storage", c.Storage, "badger", "files")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
+	c.Tracing.check(say)
 	c.checkIdentity(say, oneOf)
 	c.ForwardProxy.check(say)
 	c.checkStatus(say)

@@ -37,7 +37,7 @@ func clean(t *testing.T) (home string) {
 	home = t.TempDir()
 	for _, pair := range os.Environ() {
 		name, _, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(name, "PUSHPROXY") || strings.HasPrefix(name, "XDG") || strings.HasPrefix(name, "DOCKER") || name == "REGISTRY_AUTH_FILE" {
+		if strings.HasPrefix(name, "PUSHPROXY") || strings.HasPrefix(name, "XDG") || strings.HasPrefix(name, "DOCKER") || strings.HasPrefix(name, "OTEL") || name == "REGISTRY_AUTH_FILE" {
 			t.Setenv(name, "")
 			os.Unsetenv(name)
 		}
@@ -57,6 +57,7 @@ func TestNoConfigurationAtAllIsTheDefaults(t *testing.T) {
 		StatusListen: []string{"127.0.0.1:5003"}, DataDir: filepath.Join(home, ".local/share/pushproxy"), Auth: "auto", Hosts: []string{}, Storage: "badger",
 		Limits:      LimitsConfig{Connections: 512, Uploads: 256, Requests: 256},
 		Credentials: CredentialsConfig{HelperTimeout: 10 * time.Second, HelperEnv: []string{}}, Log: LogConfig{Level: "info", Format: "text"},
+		Tracing: TracingConfig{Sample: 1, Principals: []string{}},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)

@@ -81,8 +81,14 @@ func openStatus(ctx context.Context, c Config, d *doors, registry *proxy.Registr
 	if err != nil {
 		registry.Log.Warn("finished pushes are not kept, and earlier ones not shown", "error", err)
 	}
+	instance := strings.ToLower(rand.Text()[:8])
+	traces, err := openTracing(ctx, c.Tracing, instance, registry.Log)
+	if err != nil {
+		registry.Log.Error("no traces", "error", err)
+	}
+	traces.follow(tracker)
 	server := &status.Server{
-		Version: version(), Instance: strings.ToLower(rand.Text()[:8]), Started: time.Now(), Tracker: tracker, Queue: orders.queue, Owner: proxy.Local,
+		Version: version(), Instance: instance, Started: time.Now(), Tracker: tracker, Queue: orders.queue, Owner: proxy.Local,
 		Upstreams: orders.upstreams.known,
 		Usage:     func(ctx context.Context) (status.Store, error) { return usage(ctx, c, s, orders.cache) },
 		Collect:   func(ctx context.Context) (any, error) { return orders.collector.collect(ctx, false) },
@@ -98,6 +104,7 @@ func openStatus(ctx context.Context, c Config, d *doors, registry *proxy.Registr
 	return func() {
 		end()
 		tasks.Wait()
+		traces.close()
 	}
 }
 
