@@ -16,9 +16,24 @@ type Metrics struct {
 	Disk  func() (Disk, error) // of the store; nil: it is on none
 
 	mu    sync.Mutex
-	disk  Disk
+	last  looked
 	asked time.Time
 }
+
+// looked is what takes long enough to look up to be kept for a while.
+type looked struct {
+	usage    Usage
+	disk     Disk
+	counted  bool
+	measured bool
+}
+
+// lookFor is how long what was looked up holds, and lookMost how long that may
+// take.
+const (
+	lookFor  = 10 * time.Second
+	lookMost = 10 * time.Second
+)
 
 // metric is one number, and how it is had.
 type metric struct {
@@ -86,17 +101,18 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(s.quota, float64(m.Quota))
-	if stats, err := m.Cache.Stats(context.Background()); err == nil {
-		gauge(s.blobs, float64(stats.Blobs))
-		gauge(s.bytes, float64(stats.Bytes))
-		if !stats.Oldest.IsZero() {
-			gauge(s.age, float64(stats.Oldest.Unix()))
+	now := m.look()
+	if now.counted {
+		gauge(s.blobs, float64(now.usage.Blobs))
+		gauge(s.bytes, float64(now.usage.Bytes))
+		if !now.usage.Oldest.IsZero() {
+			gauge(s.age, float64(now.usage.Oldest.Unix()))
 		}
 	}
-	disk, ok := m.look()
-	if !ok {
+	if !now.measured {
 		return
 	}
+	disk := now.disk
 	gauge(s.free, float64(disk.Free))
 	gauge(s.floor, float64(disk.Floor))
 	gauge(s.disk, float64(disk.Tables), "tables")
@@ -109,20 +125,23 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(s.readOnly, readOnly)
 }
 
-// look returns how the disk fares, as of ten seconds ago at most.
-func (m *Metrics) look() (Disk, bool) {
-	if m.Disk == nil {
-		return Disk{}, false
-	}
+// look returns what there is, as of ten seconds ago at most.
+func (m *Metrics) look() looked {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.asked.IsZero() && time.Since(m.asked) < statsFor {
-		return m.disk, true
+	if !m.asked.IsZero() && time.Since(m.asked) < lookFor {
+		return m.last
 	}
-	disk, err := m.Disk()
-	if err != nil {
-		return Disk{}, false
+	ctx, cancel := context.WithTimeout(context.Background(), lookMost)
+	defer cancel()
+	var now looked
+	var err error
+	now.usage, err = m.Cache.Usage(ctx)
+	now.counted = err == nil
+	if m.Disk != nil {
+		now.disk, err = m.Disk()
+		now.measured = err == nil
 	}
-	m.disk, m.asked = disk, time.Now()
-	return disk, true
+	m.last, m.asked = now, time.Now()
+	return now
 }

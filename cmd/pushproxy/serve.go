@@ -106,8 +106,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	upstreams.secret, upstreams.quit = secret.get, ctx.Done()
 	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Target: upstreams.target, Queue: queueFor(c, queue), Async: upstreams.async,
-		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit, Metrics: numbers.proxy,
-		Traced: c.Tracing.traced,
+		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit, Metrics: numbers.proxy, Traced: c.Tracing.traced,
 	}
 	counted, err := numbers.handler(queue)
 	if err != nil {

@@ -1,28 +1,12 @@
 package blobcache
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/opencontainers/go-digest"
 )
-
-// statsFor is how long what Stats counted holds: counting reads every record.
-const statsFor = 10 * time.Second
-
-// Stats says how much the cache holds.
-type Stats struct {
-	Blobs  int
-	Bytes  int64     // of blobs
-	Oldest time.Time // last use of the blob that was not used for longest; zero: there is none
-}
 
 // Disk says how a store on a disk fares. Its sizes are of space that is really
 // taken, in bytes.
@@ -51,51 +35,6 @@ type tally struct {
 	stored, storedBytes atomic.Int64 // blobs that were not here before
 	evicted, freed      atomic.Int64 // blobs, bytes that Collect removed
 	damaged             atomic.Int64 // blobs that were set aside
-
-	mu    sync.Mutex
-	last  Stats
-	asked time.Time
-}
-
-// Stats counts the blobs. What it returns may be ten seconds old.
-func (c *Cache) Stats(ctx context.Context) (Stats, error) {
-	c.tally.mu.Lock()
-	defer c.tally.mu.Unlock()
-	if now := c.Now(); !c.tally.asked.IsZero() && now.Sub(c.tally.asked) < statsFor {
-		return c.tally.last, nil
-	}
-	s, err := c.count(ctx)
-	if err != nil {
-		return Stats{}, err
-	}
-	c.tally.last, c.tally.asked = s, c.Now()
-	return s, nil
-}
-
-func (c *Cache) count(ctx context.Context) (Stats, error) {
-	var s Stats
-	oldest := int64(0)
-	for e, err := range c.index.Scan(ctx, blobPrefix) {
-		if err != nil {
-			return Stats{}, err
-		}
-		var record blobRecord
-		if decode(e.Key, e.Value, &record) != nil {
-			continue // Sweep's
-		}
-		s.Blobs++
-		s.Bytes += record.Length
-		c.uses.mu.Lock()
-		used, known := c.uses.used[digest.Digest(strings.TrimPrefix(e.Key, blobPrefix))]
-		c.uses.mu.Unlock()
-		if known && (oldest == 0 || used < oldest) {
-			oldest = used
-		}
-	}
-	if oldest != 0 {
-		s.Oldest = time.Unix(oldest, 0)
-	}
-	return s, nil
 }
 
 // Disk says how the store's disk fares. It looks at every file, a few
