@@ -13,7 +13,7 @@ test: ## bring what the tests need, then run all of them
 	@race=-race; [ "$$(go env CGO_ENABLED)$$CI" != 0 ] || race=; go test $$race -timeout 45m ./... # without a C compiler no race detector
 
 torture: ## break a running pushproxy in every way, hours of it (the counts are flags; see tests/torture)
-	go test -v -timeout 12h ./tests/torture -kills 1000 -stops 200 -cuts 100 -fills 50 -flips 500 -outages 200 -pushes 20000 -gib 10
+	go test -v -timeout 12h ./tests/torture -kills 1000 -stops 200 -cuts 100 -fills 50 -flips 500 -outages 100 -pushes 20000 -gib 10
 	go test -v -timeout 4h ./forward -run 201Is -soak 100000 -soak-every 1s
 
 bench: ## compare with pushing directly and with another registry, write docs/benchmarks.md

@@ -25,6 +25,7 @@ type Config struct {
 	Upstreams       []Upstream   `json:"upstreams,omitempty"`
 	Storage         string       `json:"storage,omitempty"`
 	Cache           *Cache       `json:"cache,omitempty"`
+	Queue           *Queue       `json:"queue,omitempty"`
 	Credentials     *Credentials `json:"credentials,omitempty"`
 	Log             *Log         `json:"log,omitempty"`
 	Auth            string       `json:"auth,omitempty"`
@@ -41,6 +42,11 @@ type Config struct {
 type Cache struct {
 	Quota  string `json:"quota,omitempty"`
 	MaxAge string `json:"max_age,omitempty"`
+}
+
+// Queue is about queued pushes.
+type Queue struct {
+	Webhook string `json:"webhook,omitempty"`
 }
 
 // Principal is one entry of Config.Principals.
@@ -78,6 +84,12 @@ type Upstream struct {
 	CAFile         string   `json:"ca_file,omitempty"`
 	TrustedRealms  []string `json:"trusted_realms,omitempty"`
 	RepositoryPath string   `json:"prefix,omitempty"`
+	Mode           string   `json:"mode,omitempty"`
+	Concurrency    int      `json:"concurrency,omitempty"`
+	Bandwidth      string   `json:"bandwidth,omitempty"`
+	QuietHours     []string `json:"quiet_hours,omitempty"`
+	ChunkSize      string   `json:"chunk_size,omitempty"`
+	MaxBody        string   `json:"max_body,omitempty"`
 }
 
 // Credentials says where pushproxy looks for credentials.

@@ -1,7 +1,11 @@
 package torture
 
 import (
+	"context"
+	"io"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,7 +106,7 @@ func TestNothingLeaks(t *testing.T) {
 		for i := range n {
 			// A part of them meets a bad upstream.
 			if i%10 == 0 {
-				down.set(newChance().fault(7))
+				down.set(everything(newChance()))
 			} else {
 				down.set(nil)
 			}
@@ -118,14 +122,21 @@ func TestNothingLeaks(t *testing.T) {
 		}
 	}
 	push(max(30, *pushes/4))
-	before := usage(t, r.running.Pid())
+	before := r.usage()
 	push(*pushes)
-	after := usage(t, r.running.Pid())
+	after := r.usage()
+	// What is only waiting for its end gets a minute for it.
+	for began := time.Now(); after.goroutines > before.goroutines+10 && time.Since(began) < time.Minute; after = r.usage() {
+		<-time.After(time.Second)
+	}
 	r.healthy()
 	r.verdict()
 	t.Logf("before: %+v, after %d more pushes: %+v", before, *pushes, after)
 	if after.files > before.files+16 {
 		t.Errorf("%d files are open, %d were", after.files, before.files)
+	}
+	if after.goroutines > before.goroutines+10 {
+		t.Errorf("%d goroutines run, %d did", after.goroutines, before.goroutines)
 	}
 	if after.threads > before.threads+8 {
 		t.Errorf("%d threads run, %d did", after.threads, before.threads)
@@ -135,11 +146,13 @@ func TestNothingLeaks(t *testing.T) {
 	}
 }
 
-type used struct{ files, threads, anonMiB int }
+type used struct{ files, threads, goroutines, anonMiB int }
 
-// usage reads what a process has.
-func usage(t *testing.T, pid int) (u used) {
+// usage reads what the running program has.
+func (r *rig) usage() (u used) {
+	t, pid := r.t, r.running.Pid()
 	t.Helper()
+	u.goroutines = r.metric("go_goroutines")
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	files, err := os.ReadDir(filepath.Join(proc, "fd"))
 	if err != nil {
@@ -163,4 +176,33 @@ func usage(t *testing.T, pid int) (u used) {
 		}
 	}
 	return u
+}
+
+// metric asks the running program for one of its metrics.
+func (r *rig) metric(name string) int {
+	r.t.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.data, "admin.sock"))
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	response, err := client.Get("http://admin/metrics")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			return int(n)
+		}
+	}
+	r.t.Fatalf("there is no metric %s", name)
+	return 0
 }

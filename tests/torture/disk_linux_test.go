@@ -128,11 +128,10 @@ func TestNoQueuedPushIsLostToPowerCuts(t *testing.T) {
 	r.model.Fault = down.decide
 	chance := rand.New(rand.NewPCG(*seed, 97))
 	// In the dark half of the time, so that there is something to lose.
-	away := func(f Fault) { down.set(newChance().fault(int(f))) }
 	for range *cuts {
 		r.start()
 		if chance.IntN(2) == 0 {
-			away(0)
+			down.set(refusing(newChance()))
 		} else {
 			down.set(nil)
 		}

@@ -33,10 +33,16 @@ type chance struct{ *rand.Rand }
 
 func newChance() chance { return chance{rand.New(rand.NewPCG(*seed, 98))} }
 
-// fault returns the i-th way to misbehave, over and over.
-func (c chance) fault(i int) func(*http.Request) Fault {
-	always := func(f Fault) func(*http.Request) Fault { return func(*http.Request) Fault { return f } }
-	sometimes := func(of ...Fault) func(*http.Request) Fault {
+// fault is a way to misbehave.
+type fault func(chance) func(*http.Request) Fault
+
+func always(f Fault) fault {
+	return func(chance) func(*http.Request) Fault { return func(*http.Request) Fault { return f } }
+}
+
+// sometimes strikes every third request.
+func sometimes(of ...Fault) fault {
+	return func(c chance) func(*http.Request) Fault {
 		return func(*http.Request) Fault {
 			if c.IntN(3) > 0 {
 				return None
@@ -44,16 +50,25 @@ func (c chance) fault(i int) func(*http.Request) Fault {
 			return of[c.IntN(len(of))]
 		}
 	}
-	ways := []func(*http.Request) Fault{
-		always(Reset), sometimes(Cut, Lost, Reset), always(503), sometimes(Lie, StoreNot), always(429), sometimes(500, 502, 503, 429),
-		// Lost sessions: what is known of them is forgotten.
-		func(r *http.Request) Fault {
-			if strings.Contains(r.URL.Path, "/uploads/") && r.Method != http.MethodPost && c.IntN(3) == 0 {
-				return 404
-			}
-			return None
-		},
-		sometimes(Cut, Lost, Lie, StoreNot, 500, 502, 503, 429, Reset),
+}
+
+// The ways to misbehave.
+var (
+	refusing    = always(Reset)
+	broken      = sometimes(Cut, Lost, Reset)
+	unavailable = always(503)
+	lying       = sometimes(Lie, StoreNot)
+	busy        = always(429)
+	failing     = sometimes(500, 502, 503, 429)
+	everything  = sometimes(Cut, Lost, Lie, StoreNot, 500, 502, 503, 429, Reset)
+)
+
+// forgetting loses sessions, and says so.
+func forgetting(c chance) func(*http.Request) Fault {
+	return func(r *http.Request) Fault {
+		if strings.Contains(r.URL.Path, "/uploads/") && r.Method != http.MethodPost && c.IntN(3) == 0 {
+			return Forget
+		}
+		return None
 	}
-	return ways[i%len(ways)]
 }

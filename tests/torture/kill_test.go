@@ -42,33 +42,6 @@ func TestNothingAcknowledgedIsLostToKills(t *testing.T) {
 	t.Logf("%d kills, %d acknowledged pushes; the slowest start took %s; the upstream got %d bytes and keeps %d", *kills, acked, r.slowest, all, kept)
 }
 
-// TestAnOutageIsOverSoonAfterItEnds has the upstream misbehave in every way in
-// turn, and then be well again.
-func TestAnOutageIsOverSoonAfterItEnds(t *testing.T) {
-	r := newRig(t, "", 2, 600<<10)
-	for _, c := range r.clients {
-		c.Pause = 100 * time.Millisecond
-	}
-	chance := newChance()
-	var down faults
-	r.model.Fault = down.decide
-	r.start()
-	stop := r.load(1)
-	var longest time.Duration
-	for i := range *outages {
-		down.set(chance.fault(i))
-		<-time.After(3 * time.Second)
-		down.set(nil)
-		<-time.After(3 * time.Second)
-		r.healthy()
-	}
-	stop()
-	longest = max(longest, r.drained(2*time.Minute))
-	acked := r.verdict()
-	all, kept := r.model.Received()
-	t.Logf("%d outages, %d acknowledged pushes, all there %s after the last one; the upstream got %d bytes and keeps %d: %.2f times", *outages, acked, longest, all, kept, float64(all)/float64(kept))
-}
-
 func TestALargeCacheOpensQuicklyAfterAKill(t *testing.T) {
 	if *gib == 0 {
 		t.Skip("-gib=0")

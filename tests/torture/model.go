@@ -10,14 +10,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Model is an upstream that does right by default and remembers everything.
@@ -25,6 +24,10 @@ type Model struct {
 	// Fault decides about each request: what it returns is done instead of the
 	// right thing. Nil or 0: nothing.
 	Fault func(r *http.Request) Fault
+	// TokenLife is how long tokens are said to be good for; 0: none is asked for.
+	TokenLife time.Duration
+	// Pace is how long it takes to receive 64 KiB of a blob.
+	Pace time.Duration
 
 	mu        sync.Mutex
 	blobs     map[string][]byte   // repository@digest
@@ -32,8 +35,12 @@ type Model struct {
 	tags      map[string]string   // repository:tag
 	history   map[string][]string // repository:tag → digests, as they were written
 	sessions  map[string][]byte
+	users     map[string]int // of sessions, numbered: the last one's bytes count
 	next      int
 	received  int64 // bytes of blobs
+	tokens    map[string]time.Time
+	issued    int // tokens
+	expired   int // … that were used too late
 }
 
 // Fault is what a request meets.
@@ -47,11 +54,12 @@ const (
 	Lost           // … after all was done
 	Lie            // another digest is said to have been stored, and nothing is
 	StoreNot       // 201, and nothing is stored
+	Forget         // the session is lost
 )
 
 // NewModel returns an empty upstream.
 func NewModel() *Model {
-	return &Model{blobs: map[string][]byte{}, manifests: map[string][]byte{}, tags: map[string]string{}, history: map[string][]string{}, sessions: map[string][]byte{}}
+	return &Model{blobs: map[string][]byte{}, manifests: map[string][]byte{}, tags: map[string]string{}, history: map[string][]string{}, sessions: map[string][]byte{}, users: map[string]int{}}
 }
 
 var (
@@ -84,7 +92,7 @@ func (m *Model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case fault == Lost:
 		defer panic(http.ErrAbortHandler)
 	}
-	if r.URL.Path == "/v2/" {
+	if !m.admitted(w, r) || r.URL.Path == "/v2/" {
 		return
 	}
 	if x := uploadsExp.FindStringSubmatch(r.URL.Path); x != nil {
@@ -130,6 +138,9 @@ func (m *Model) upload(w http.ResponseWriter, r *http.Request, repo, id string, 
 		m.at(w, repo, id, http.StatusAccepted)
 		return
 	}
+	if fault == Forget {
+		m.end(id)
+	}
 	m.mu.Lock()
 	have, ok := m.sessions[id]
 	m.mu.Unlock()
@@ -139,6 +150,9 @@ func (m *Model) upload(w http.ResponseWriter, r *http.Request, repo, id string, 
 	}
 	switch r.Method {
 	case http.MethodGet:
+		m.mu.Lock()
+		m.users[id]++
+		m.mu.Unlock()
 		m.at(w, repo, id, http.StatusNoContent)
 		return
 	case http.MethodDelete:
@@ -184,12 +198,24 @@ func (m *Model) receive(r *http.Request, id string, fault Fault) bool {
 	if fault == Cut && r.ContentLength > 0 {
 		body = io.LimitReader(body, rand.Int64N(r.ContentLength))
 	}
+	m.mu.Lock()
+	m.users[id]++
+	user := m.users[id]
+	m.mu.Unlock()
 	buf := make([]byte, 64<<10)
-	for {
+	for paced := 0; ; {
 		n, err := body.Read(buf)
+		for paced += n; m.Pace > 0 && paced >= len(buf); paced -= len(buf) {
+			<-time.After(m.Pace)
+		}
 		m.mu.Lock()
-		m.sessions[id] = append(m.sessions[id], buf[:n]...)
 		m.received += int64(n)
+		if m.users[id] != user {
+			// Its client has gone and came back already.
+			m.mu.Unlock()
+			return false
+		}
+		m.sessions[id] = append(m.sessions[id], buf[:n]...)
 		m.mu.Unlock()
 		if err != nil {
 			return err == io.EOF && fault != Cut
@@ -260,38 +286,4 @@ func blobsOf(raw []byte) []string {
 		list = append(list, l.Digest)
 	}
 	return list
-}
-
-// Holds returns what the upstream lacks of a manifest and all that it names; ""
-// when that is nothing.
-func (m *Model) Holds(repo, digest string) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	raw, ok := m.manifests[repo+"@"+digest]
-	if !ok {
-		return "manifest " + digest
-	}
-	for _, b := range blobsOf(raw) {
-		if content, ok := m.blobs[repo+"@"+b]; !ok || digestOf(content) != b {
-			return "blob " + b
-		}
-	}
-	return ""
-}
-
-// Tag returns what a tag means now, and all that was written to it, in order.
-func (m *Model) Tag(repo, tag string) (digest string, history []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.tags[repo+":"+tag], slices.Clone(m.history[repo+":"+tag])
-}
-
-// Received returns how many bytes of blobs came in all, and how many are kept.
-func (m *Model) Received() (all, kept int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for b := range maps.Values(m.blobs) {
-		kept += int64(len(b))
-	}
-	return m.received, kept
 }

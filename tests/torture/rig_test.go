@@ -3,6 +3,7 @@ package torture
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -62,6 +63,7 @@ type rig struct {
 	dir     string // of the configuration
 	data    string
 	file    string
+	config  parts.Config
 	port    int
 	url     string
 	env     []string
@@ -103,10 +105,17 @@ func newRigOn(t *testing.T, data string, clients, big int, l net.Listener) *rig 
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: r.model}}
 	server.Start()
 	t.Cleanup(server.Close)
-	config := parts.Config{Listen: []string{fmt.Sprintf("127.0.0.1:%d", port)}, DataDir: r.data, Storage: *storage, Upstreams: []parts.Upstream{{Host: "registry.test", URL: server.URL}}}
-	if err := config.Write(r.file); err != nil {
+	account := filepath.Join(r.dir, "account", "config.json")
+	text := fmt.Sprintf(`{"auths":{"registry.test":{"username":%q,"password":%q}}}`, User, Password)
+	if err := errors.Join(os.Mkdir(filepath.Dir(account), 0o700), os.WriteFile(account, []byte(text), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	r.config = parts.Config{
+		Listen: []string{fmt.Sprintf("127.0.0.1:%d", port)}, DataDir: r.data, Storage: *storage,
+		Upstreams:   []parts.Upstream{{Host: "registry.test", URL: server.URL}},
+		Credentials: &parts.Credentials{DockerConfig: account, PodmanAuth: filepath.Join(r.dir, "none.json")},
+	}
+	r.write()
 	for i := range clients {
 		r.clients = append(r.clients, &Client{
 			URL: fmt.Sprintf("http://127.0.0.1:%d", port), Host: "registry.test", Model: r.model, Repo: fmt.Sprintf("acme/app%d", i), Tags: []string{"a", "b"}, Big: big,
@@ -119,6 +128,14 @@ func newRigOn(t *testing.T, data string, clients, big int, l net.Listener) *rig 
 		}
 	})
 	return r
+}
+
+// write stores the configuration.
+func (r *rig) write() {
+	r.t.Helper()
+	if err := r.config.Write(r.file); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // start runs the program until it answers.
