@@ -75,7 +75,7 @@ type prefixKey struct {
 func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed || f.streams.byUpload[upload] != nil || time.Now().Before(f.streams.refused[repo.Host]) {
+	if f.closed || f.streams.byUpload[upload] != nil || time.Now().Before(f.streams.refused[repo.Host]) || !t.Client.Streams() {
 		return
 	}
 	for id, old := range f.streams.byUpload {

@@ -245,6 +245,20 @@ func TestAnUpstreamThatRefusesStreamsIsSentNoMore(t *testing.T) {
 	})
 }
 
+func TestWhereBodiesHaveALimitNoneIsSentWithoutAKnownEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		ann := r.target("ann")
+		ann.Client.MaxBody = mib
+		a := r.arriving("ann", r.noise("layer", 4*mib))
+		a.send(3 * mib)
+		r.Streaming(ann, repo("app"), a.u.ID())
+		time.Sleep(time.Second)
+		r.saw()
+		a.end("app")
+	})
+}
+
 func TestAClientThatGoesAwayLeavesNothingUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})

@@ -61,3 +61,7 @@ func (c *Client) ways(size int64) []way {
 	}
 	return []way{whole, stream, chunks}
 }
+
+// Streams reports whether a body without a known end may be sent: not where one
+// can be too large.
+func (c *Client) Streams() bool { return c.MaxBody == 0 && c.lesson().body == 0 }

@@ -16,17 +16,25 @@ const (
 	hookTries  = 5
 	hookFor    = 10 * time.Second
 	hookQueued = 256
+	// maxHookHeader is how much of an answer's header is read, in bytes. Its body
+	// is not.
+	maxHookHeader = 64 << 10
 )
 
 // herald tells the log and the webhook what becomes of queued pushes.
 type herald struct {
-	url  string
-	log  *slog.Logger
-	news chan forward.Report
+	url    string
+	log    *slog.Logger
+	news   chan forward.Report
+	client *http.Client
 }
 
 func newHerald(url string, log *slog.Logger) *herald {
-	return &herald{url: url, log: log, news: make(chan forward.Report, hookQueued)}
+	return &herald{url: url, log: log, news: make(chan forward.Report, hookQueued), client: &http.Client{
+		// The configuration says where news go, and nobody else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &http.Transport{MaxResponseHeaderBytes: maxHookHeader, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 1},
+	}}
 }
 
 // report is a Queue's Report.
@@ -99,7 +107,7 @@ func (h *herald) post(ctx context.Context, body []byte) error {
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", userAgent())
-	response, err := http.DefaultClient.Do(request)
+	response, err := h.client.Do(request)
 	if err != nil {
 		return err
 	}

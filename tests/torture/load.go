@@ -115,6 +115,11 @@ func (c *Client) Push(async bool) (Push, error) {
 	}
 	c.n++
 	blobs := [][]byte{[]byte(fmt.Sprintf(`{"repo":%q,"n":%d}`, c.Repo, c.n)), c.shared, c.bytes(1 + c.Random.IntN(c.Big))}
+	return c.push(c.Tags[c.Random.IntN(len(c.Tags))], async, blobs)
+}
+
+// push pushes an image of some blobs, the first of which is its configuration.
+func (c *Client) push(tag string, async bool, blobs [][]byte) (Push, error) {
 	type descriptor struct {
 		MediaType string `json:"mediaType"`
 		Digest    string `json:"digest"`
@@ -128,7 +133,7 @@ func (c *Client) Push(async bool) (Push, error) {
 	if err != nil {
 		return Push{}, err
 	}
-	p := Push{Repo: c.Repo, Tag: c.Tags[c.Random.IntN(len(c.Tags))], Digest: digestOf(raw), Async: async}
+	p := Push{Repo: c.Repo, Tag: tag, Digest: digestOf(raw), Async: async}
 	for _, b := range blobs {
 		if err := c.blob(b); err != nil {
 			return p, err

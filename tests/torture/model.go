@@ -7,7 +7,6 @@ package torture
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -26,6 +25,8 @@ type Model struct {
 	Fault func(r *http.Request) Fault
 	// TokenLife is how long tokens are said to be good for; 0: none is asked for.
 	TokenLife time.Duration
+	// MaxBody is the largest body that is taken, in bytes; 0: any.
+	MaxBody int64
 	// Pace is how long it takes to receive 64 KiB of a blob.
 	Pace time.Duration
 
@@ -38,6 +39,11 @@ type Model struct {
 	users     map[string]int // of sessions, numbered: the last one's bytes count
 	next      int
 	received  int64 // bytes of blobs
+	receiving int   // bodies at present
+	most      int   // … at once
+	largest   int64 // body, in bytes
+	cut       chan struct{}
+	password  string
 	tokens    map[string]time.Time
 	issued    int // tokens
 	expired   int // … that were used too late
@@ -59,7 +65,7 @@ const (
 
 // NewModel returns an empty upstream.
 func NewModel() *Model {
-	return &Model{blobs: map[string][]byte{}, manifests: map[string][]byte{}, tags: map[string]string{}, history: map[string][]string{}, sessions: map[string][]byte{}, users: map[string]int{}}
+	return &Model{blobs: map[string][]byte{}, manifests: map[string][]byte{}, tags: map[string]string{}, history: map[string][]string{}, sessions: map[string][]byte{}, users: map[string]int{}, cut: make(chan struct{}), password: Password}
 }
 
 var (
@@ -164,6 +170,10 @@ func (m *Model) upload(w http.ResponseWriter, r *http.Request, repo, id string, 
 		fail(w, http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID")
 		return
 	}
+	if m.MaxBody > 0 && r.ContentLength > m.MaxBody {
+		fail(w, http.StatusRequestEntityTooLarge, "SIZE_INVALID")
+		return
+	}
 	if !m.receive(r, id, fault) {
 		panic(http.ErrAbortHandler)
 	}
@@ -171,6 +181,11 @@ func (m *Model) upload(w http.ResponseWriter, r *http.Request, repo, id string, 
 		m.at(w, repo, id, http.StatusAccepted)
 		return
 	}
+	m.finish(w, r, repo, id, fault)
+}
+
+// finish ends a session with a digest.
+func (m *Model) finish(w http.ResponseWriter, r *http.Request, repo, id string, fault Fault) {
 	m.mu.Lock()
 	data, want := m.sessions[id], r.URL.Query().Get("digest")
 	right := digestOf(data) == want
@@ -200,16 +215,35 @@ func (m *Model) receive(r *http.Request, id string, fault Fault) bool {
 	}
 	m.mu.Lock()
 	m.users[id]++
-	user := m.users[id]
+	user, cut := m.users[id], m.cut
+	if r.ContentLength != 0 {
+		m.receiving++
+		m.most = max(m.most, m.receiving)
+		defer func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.receiving--
+		}()
+	}
 	m.mu.Unlock()
 	buf := make([]byte, 64<<10)
-	for paced := 0; ; {
+	for paced, total := 0, int64(0); ; {
 		n, err := body.Read(buf)
+		total += int64(n)
+		select {
+		case <-cut:
+			return false
+		default:
+		}
 		for paced += n; m.Pace > 0 && paced >= len(buf); paced -= len(buf) {
 			<-time.After(m.Pace)
 		}
+		if m.MaxBody > 0 && total > m.MaxBody {
+			return false
+		}
 		m.mu.Lock()
 		m.received += int64(n)
+		m.largest = max(m.largest, total)
 		if m.users[id] != user {
 			// Its client has gone and came back already.
 			m.mu.Unlock()
@@ -236,54 +270,4 @@ func (m *Model) at(w http.ResponseWriter, repo, id string, status int) {
 	w.Header().Set("Location", "/v2/"+repo+"/blobs/uploads/"+id)
 	w.Header().Set("Range", "0-"+strconv.Itoa(max(0, n-1)))
 	w.WriteHeader(status)
-}
-
-func (m *Model) manifest(w http.ResponseWriter, r *http.Request, repo, reference string, fault Fault) {
-	if r.Method != http.MethodPut {
-		m.mu.Lock()
-		d := reference
-		if tagged, ok := m.tags[repo+":"+reference]; ok {
-			d = tagged
-		}
-		raw, ok := m.manifests[repo+"@"+d]
-		m.mu.Unlock()
-		serve(w, r, raw, ok, d, mediaType, "MANIFEST_UNKNOWN")
-		return
-	}
-	raw, err := io.ReadAll(r.Body)
-	if err != nil || fault == Cut {
-		panic(http.ErrAbortHandler)
-	}
-	d := digestOf(raw)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, b := range blobsOf(raw) {
-		if _, ok := m.blobs[repo+"@"+b]; !ok {
-			fail(w, http.StatusNotFound, "MANIFEST_BLOB_UNKNOWN")
-			return
-		}
-	}
-	m.manifests[repo+"@"+d] = raw
-	if !strings.Contains(reference, ":") {
-		m.tags[repo+":"+reference] = d
-		m.history[repo+":"+reference] = append(m.history[repo+":"+reference], d)
-	}
-	w.Header().Set("Docker-Content-Digest", d)
-	w.WriteHeader(http.StatusCreated)
-}
-
-// blobsOf lists what an image's manifest names.
-func blobsOf(raw []byte) []string {
-	var doc struct {
-		Config struct{ Digest string }
-		Layers []struct{ Digest string }
-	}
-	if json.Unmarshal(raw, &doc) != nil {
-		return nil
-	}
-	list := []string{doc.Config.Digest}
-	for _, l := range doc.Layers {
-		list = append(list, l.Digest)
-	}
-	return list
 }

@@ -25,7 +25,7 @@ func TestAnOutageIsOverSoonAfterItEnds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, "", 2, 4<<20)
 			r.model.TokenLife, r.model.Pace = 5*time.Second, 15*time.Millisecond
-			r.config.Upstreams[0].ChunkSize = "1MiB"
+			r.config.Upstreams[0].MaxBody = "1MiB"
 			r.write()
 			for _, c := range r.clients {
 				c.Pause = 400 * time.Millisecond
@@ -52,7 +52,7 @@ func TestAnOutageIsOverSoonAfterItEnds(t *testing.T) {
 			if c.keeps && times > sentTwice {
 				t.Errorf("%d bytes were sent of %d: %.2f times", all, kept, times)
 			}
-			if acked == 0 || issued < 2 || expired == 0 {
+			if acked == 0 || issued < 2 || *outages > 3 && expired == 0 {
 				t.Errorf("%d pushes were acknowledged, %d tokens issued, %d expired in use: nothing was tested", acked, issued, expired)
 			}
 			t.Logf("%d outages, %d acknowledged pushes, all there %s after the last one; bytes were sent %.2f times; %d tokens were issued, %d used too late",

@@ -49,7 +49,11 @@ func repositoryOf(path string) string {
 }
 
 func (m *Model) issue(w http.ResponseWriter, r *http.Request) {
-	if user, password, _ := r.BasicAuth(); user != User || password != Password {
+	user, password, _ := r.BasicAuth()
+	m.mu.Lock()
+	known := user == User && password == m.password
+	m.mu.Unlock()
+	if !known {
 		fail(w, http.StatusUnauthorized, "UNAUTHORIZED")
 		return
 	}
