@@ -31,6 +31,7 @@ var (
 	outages = flag.Int("outages", 1, "how often the upstream goes away")
 	pushes  = flag.Int("pushes", 40, "how many pushes the leak check makes")
 	gib     = flag.Int("gib", 0, "how many GiB are cached when the program is killed and started again")
+	blobs   = flag.Int("blobs", 0, "how many small blobs are cached when the program is killed and started again")
 	storage = flag.String("storage", "badger", "where the program keeps blobs: badger or files")
 	seed    = flag.Uint64("seed", 0, "of everything that is left to chance; 0: another each time")
 )
