@@ -24,6 +24,10 @@ func (db *DB) Grants(ctx context.Context) iter.Seq2[Grant, error] {
 				yield(Grant{}, fmt.Errorf("list grants: %w", err))
 				return
 			}
+			var g grantRecord
+			if _, err := decode(entry.Key, entry.Value, &g); err != nil {
+				continue // damaged, and thereby none
+			}
 			last, err := lastField(entry.Key)
 			if err != nil {
 				continue

@@ -31,6 +31,7 @@ func adminSocket(dataDir string) string { return filepath.Join(dataDir, "admin.s
 type admin struct {
 	queue     *forward.Queue
 	cache     *blobcache.Cache
+	meta      *metadata.DB
 	upstreams *upstreams
 	collector *collector
 	metrics   http.Handler
@@ -136,7 +137,7 @@ func (a *admin) handler() http.Handler {
 		if err != nil {
 			return nil, oci.ErrUnsupported.With("read-data is a percentage")
 		}
-		return a.cache.Check(r.Context(), percent)
+		return checkStores(r.Context(), a.cache, a.meta, percent)
 	})
 	mux.HandleFunc("GET /v1/wait", a.wait)
 	mux.Handle("GET /metrics", a.metrics)

@@ -18,10 +18,24 @@ import (
 // offline is a data directory that no pushproxy serves, opened by a command.
 type offline struct {
 	cache   *blobcache.Cache
+	meta    *metadata.DB
 	queue   *forward.Queue
 	ballast *ballast
-	// damaged says what of the journal cannot be read.
-	damaged []string
+}
+
+// checked is what fsck found: of the cache, and of what is known beside it.
+type checked struct {
+	blobcache.Checked
+	Metadata metadata.Checked `json:"metadata"`
+}
+
+// checkStores checks all that is stored, and reads percent of the blobs.
+func checkStores(ctx context.Context, cache *blobcache.Cache, meta *metadata.DB, percent float64) (r checked, err error) {
+	if r.Metadata, err = meta.Check(ctx); err != nil {
+		return r, err
+	}
+	r.Checked, err = cache.Check(ctx, percent)
+	return r, err
 }
 
 // stopped runs do with the data directory of a pushproxy that does not run.
@@ -32,9 +46,9 @@ func stopped(ctx context.Context, c Config, do func(*offline) error) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	o := &offline{cache: blobcache.New(s.blobs, s.blobs), ballast: s.ballast}
-	o.queue = &forward.Queue{Forward: forward.New(o.cache, &metadata.DB{KV: s.facts})}
-	if o.damaged, err = o.queue.Open(ctx); err != nil {
+	o := &offline{cache: blobcache.New(s.blobs, s.blobs), meta: &metadata.DB{KV: s.facts}, ballast: s.ballast}
+	o.queue = &forward.Queue{Forward: forward.New(o.cache, o.meta)}
+	if _, err = o.queue.Open(ctx); err != nil {
 		return err
 	}
 	return do(o)
@@ -54,10 +68,12 @@ func fsckCommand() *cobra.Command {
 	var readData string
 	c := &cobra.Command{
 		Use:   "fsck",
-		Short: "Check the cache and the journal for damage",
+		Short: "Check the cache, the journal and the metadata for damage",
 		Long: "Check that every blob of the cache is there, read as many of them as --read-data says against their\n" +
-			"digests, and check that the journal of queued pushes can be read. A damaged blob is set aside: the next\n" +
-			"push of it brings it again. The exit status is 1 when anything was damaged.",
+			"digests, and check every record of the metadata: grants, sources, presence, manifests, tags, sessions and\n" +
+			"the journal of queued pushes. A damaged blob is set aside: the next push of it brings it again. A damaged\n" +
+			"record is dropped: what it knew is learned anew, and who lost the grant of a blob pushes it again. A\n" +
+			"damaged job stays until pushproxy queue drop. The exit status is 1 when anything was damaged.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := loadConfig(cmd.Flags())
@@ -68,13 +84,11 @@ func fsckCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var r blobcache.Checked
-			var journal []string
+			var r checked
 			err = order(cmd.Context(), config.DataDir, "POST", fmt.Sprintf("/v1/fsck?read-data=%g", percent), &r)
 			if errors.Is(err, errNotRunning) {
 				err = stopped(cmd.Context(), config, func(o *offline) (err error) {
-					journal = o.damaged
-					r, err = o.cache.Check(cmd.Context(), percent)
+					r, err = checkStores(cmd.Context(), o.cache, o.meta, percent)
 					return err
 				})
 			}
@@ -84,15 +98,9 @@ func fsckCommand() *cobra.Command {
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), r)
 			} else {
-				cmd.Printf("%d blobs, %d of them read (%d MiB), %d damaged and set aside\n", r.Blobs, r.Read, r.Bytes>>20, len(r.Damaged))
+				r.print(cmd)
 			}
-			for _, d := range r.Damaged {
-				cmd.PrintErrln("damaged:", d)
-			}
-			for _, line := range journal {
-				cmd.PrintErrln("damaged:", line)
-			}
-			if err == nil && len(r.Damaged)+len(journal) > 0 {
+			if err == nil && len(r.Damaged)+len(r.Metadata.Dropped)+len(r.Metadata.Kept) > 0 {
 				return errReported
 			}
 			return err
@@ -101,6 +109,25 @@ func fsckCommand() *cobra.Command {
 	c.Flags().StringVar(&readData, "read-data", "100%", "how many of the blobs are read, chosen by chance")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// print says what was found, and on standard error what was damaged.
+func (r *checked) print(cmd *cobra.Command) {
+	cmd.Printf("%d blobs, %d of them read (%d MiB), %d damaged and set aside\n", r.Blobs, r.Read, r.Bytes>>20, len(r.Damaged))
+	records := len(r.Metadata.Dropped) + len(r.Metadata.Kept)
+	for _, n := range r.Metadata.Records {
+		records += n
+	}
+	cmd.Printf("%d records, %d damaged and dropped, %d jobs that cannot be read\n", records, len(r.Metadata.Dropped), len(r.Metadata.Kept))
+	for _, d := range r.Damaged {
+		cmd.PrintErrln("damaged:", d)
+	}
+	for _, key := range r.Metadata.Dropped {
+		cmd.PrintErrln("dropped:", key)
+	}
+	for _, what := range r.Metadata.Kept {
+		cmd.PrintErrln("damaged:", what)
+	}
 }
 
 // warnDamaged says which jobs of the journal cannot be read: each is a promise.

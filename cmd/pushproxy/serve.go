@@ -122,7 +122,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	log.Info("pushproxy is ready", append(d.fields(c), "registries", strings.Join(upstreams.names(ctx), " "), "queued", len(queue.Jobs()))...)
 	collector := newCollector(cache, stores.ballast, c.Cache, queue.Needed, log)
 	collector.removed = registry.Recount
-	orders := &admin{queue: queue, cache: cache, upstreams: upstreams, metrics: counted, collector: collector}
+	orders := &admin{queue: queue, cache: cache, meta: meta, upstreams: upstreams, metrics: counted, collector: collector}
 	defer openStatus(context.WithoutCancel(ctx), c, d, registry, stores, orders)()
 	return beside(ctx, log, func() error { return runDoors(ctx, d, forwarder, log) },
 		func(ctx context.Context) { stores.ballast.run(ctx, log) },
