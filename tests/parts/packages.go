@@ -28,6 +28,7 @@ func Packages() []Package {
 		{"runc", "runc", "builds by BuildKit"},
 		{"promtool", "prometheus", "alert rules as Prometheus reads them"},
 		{"chromium", "chromium", "the status page in a browser"},
+		{"tmux", "tmux", "what commands draw in a terminal"},
 		{"gcc", "gcc", "the race detector"},
 	}
 }

@@ -1,0 +1,81 @@
+package tests
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pane is a program in a terminal: the one pane of a tmux server of its own.
+type pane struct {
+	t            *testing.T
+	tmux, socket string
+	raw          string // file with the bytes that the program wrote
+}
+
+// startPane runs a program in a terminal of a size. env is its whole environment.
+func startPane(t *testing.T, width, height int, env []string, program string, args ...string) *pane {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pane") // a test's own directory has too long a name for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	p := &pane{t: t, tmux: system(t, "tmux"), socket: filepath.Join(dir, "s"), raw: filepath.Join(dir, "raw")}
+	config := writeFile(t, filepath.Join(dir, "tmux.conf"), "set -g status off\nset -g remain-on-exit on\nset -g history-limit 5000\n", 0o600)
+	size := []string{"-x", fmt.Sprint(width), "-y", fmt.Sprint(height)}
+	// Nothing is written before its bytes are recorded.
+	started := filepath.Join(dir, "start")
+	script := writeFile(t, filepath.Join(dir, "run.sh"), "while [ ! -e "+started+" ]; do sleep 0.05; done\nexec \"$@\"\n", 0o600)
+	line := append([]string{"-S", p.socket, "-f", config, "-u", "new-session", "-d"}, size...)
+	line = append(append(append(line, "env", "-i"), env...), "TERM=tmux-256color", "sh", script, program)
+	command{env: cleanEnv(dir)}.run(t, p.tmux, append(line, args...)...)
+	t.Cleanup(func() { _, _, _ = command{env: cleanEnv(dir)}.try(t, p.tmux, "-S", p.socket, "kill-server") })
+	p.do("pipe-pane", "-O", "cat >"+p.raw)
+	writeFile(t, started, "", 0o600)
+	return p
+}
+
+func (p *pane) do(args ...string) string {
+	p.t.Helper()
+	return command{env: cleanEnv(filepath.Dir(p.socket))}.run(p.t, p.tmux, append([]string{"-S", p.socket}, args...)...)
+}
+
+// screen is what can be seen now.
+func (p *pane) screen() string {
+	p.t.Helper()
+	return strings.TrimRight(p.do("capture-pane", "-p"), "\n")
+}
+
+func (p *pane) resize(width, height int) {
+	p.t.Helper()
+	p.do("resize-window", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height))
+}
+
+func (p *pane) interrupt() {
+	p.t.Helper()
+	p.do("send-keys", "C-c")
+}
+
+// see waits until the screen has a text.
+func (p *pane) see(most time.Duration, text string) {
+	p.t.Helper()
+	poll(p.t, most, fmt.Sprintf("%q on the screen", text), func() bool {
+		seen := strings.Contains(p.screen(), text)
+		return seen
+	})
+}
+
+// ended waits for the end of the program and returns its exit status.
+func (p *pane) ended(most time.Duration) (status string) {
+	p.t.Helper()
+	poll(p.t, most, "the end of the program in the pane", func() bool {
+		dead, code, _ := strings.Cut(strings.TrimSpace(p.do("list-panes", "-F", "#{pane_dead} #{pane_dead_status}")), " ")
+		status = code
+		return dead == "1"
+	})
+	return status
+}
