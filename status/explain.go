@@ -59,11 +59,16 @@ func (r *report) blob(now time.Time, p Push, b Blob) {
 		says += ", " + again
 	}
 	r.line("\n%s: %s", name, says)
-	steps := slices.Concat(stretch("received", b.ReceiveBegan, b.ReceiveEnded, b.Received), stretch("sent upstream", b.SendBegan, b.SendEnded, b.Sent))
+	steps := stretch("received", b.ReceiveBegan, b.ReceiveEnded, b.Received)
+	sent := false
 	for _, s := range p.Steps {
 		if s.Blob != "" && s.Blob == b.Digest {
 			steps = append(steps, s)
+			sent = sent || s.Bytes > 0
 		}
+	}
+	if !sent {
+		steps = append(steps, stretch("sent upstream", b.SendBegan, b.SendEnded, b.Sent)...)
 	}
 	r.steps(p, steps)
 }
@@ -99,10 +104,10 @@ func (r *report) rest(p Push, told map[string]bool) {
 }
 
 // steps writes what was done in the order in which it was, as distances from the
-// begin of the push.
+// begin of the push: what the client asked before counts as that.
 func (r *report) steps(p Push, steps []Step) {
 	slices.SortStableFunc(steps, func(a, b Step) int { return a.When.Compare(b.When) })
 	for _, s := range steps {
-		r.line("  %+7.2f s  %s", s.When.Sub(p.Started).Seconds(), Clean(s.Text))
+		r.line("  %+7.2f s  %s", max(s.When.Sub(p.Started), 0).Seconds(), Clean(s.Text))
 	}
 }

@@ -93,11 +93,16 @@ func (b *board) rows(now time.Time, width, height int) []string {
 	all := []row{{text: head}}
 	for _, p := range b.now.Pushes {
 		all = append(all, row{text: p.Image() + ": " + p.Says(now)})
-		for _, blob := range p.Blobs {
-			all = append(all, row{blobRow(blob, now, width), rank(blob.State), blob.State})
-		}
+		all = append(all, blobRows(p, now, width)...)
 	}
 	return fit(all, height)
+}
+
+func blobRows(p status.Push, now time.Time, width int) (rows []row) {
+	for _, b := range p.Blobs {
+		rows = append(rows, row{blobRow(b, now, width), rank(b.State), b.State})
+	}
+	return rows
 }
 
 // fit leaves out the rows with the highest ranks, and says of what they were.

@@ -58,11 +58,16 @@ func (f instanceFlags) open(cmd *cobra.Command) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	return overSocket(c.DataDir), nil
+}
+
+// overSocket is the pushproxy that serves a data directory.
+func overSocket(dataDir string) *instance {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", adminSocket(c.DataDir))
+		return (&net.Dialer{}).DialContext(ctx, "unix", adminSocket(dataDir))
 	}}
 	return &instance{client: &http.Client{Transport: transport}, base: "http://pushproxy",
-		start: "with the data directory " + c.DataDir + ": start it with pushproxy serve, or name its configuration with --config"}, nil
+		start: "with the data directory " + dataDir + ": start it with pushproxy serve, or name its configuration with --config"}
 }
 
 func (f instanceFlags) remote() (*instance, error) {

@@ -13,8 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"pushproxy/status"
+	"github.com/tmaxmax/go-sse"
 )
 
 func waitCommand() *cobra.Command {
@@ -42,9 +41,9 @@ func waitCommand() *cobra.Command {
 				return ended(ctx, err)
 			}
 			defer response.Body.Close()
-			p := &waitProgress{blobs: map[string]waited{}}
+			p := &waitProgress{}
 			if out, lively := terminal(cmd.ErrOrStderr()); lively && !asJSON {
-				p.draw(out)
+				defer p.draw(ctx, out, overSocket(c.DataDir))()
 			}
 			last, err := p.follow(response.Body)
 			if err != nil {
@@ -77,23 +76,44 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// waitProgress shows how far a wait is: the state of the job and a bar per blob.
+// waitProgress shows how far a wait is: the state of the job, and a bar per blob
+// of its push.
 type waitProgress struct {
-	screen *screen // nil: nothing is drawn
-	mu     sync.Mutex
-	state  string
-	order  []string // of blobs, as they came
-	blobs  map[string]waited
+	board board
+	mu    sync.Mutex
+	state string
+	job   string
+	clear func()
 }
 
-func (p *waitProgress) draw(out *os.File) {
-	p.screen = newScreen(out, "waiting; Ctrl-C ends the wait, not the push", func(width, height int) []string { return p.rows(time.Now(), width, height) })
+// draw begins to show it, with bars if the running pushproxy tells of pushes.
+// What it returns ends that.
+func (p *waitProgress) draw(ctx context.Context, out *os.File, i *instance) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	screen := newScreen(out, "waiting; Ctrl-C ends the wait, not the push", func(width, height int) []string {
+		return p.rows(time.Now(), width, height)
+	})
+	p.clear = sync.OnceFunc(screen.close)
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		// The outcome is told by who is waited for; this is but for the eye.
+		_ = i.follow(ctx, func(bool) error { return nil }, func(e sse.Event) error {
+			_, err := p.board.take(e, time.Now())
+			return err
+		})
+	}()
+	return func() {
+		cancel()
+		<-followed
+		p.clear()
+	}
 }
 
 // follow reads the lines of a wait to the last one, which is its outcome.
 func (p *waitProgress) follow(r io.Reader) (last waited, err error) {
-	if p.screen != nil {
-		defer p.screen.close()
+	if p.clear != nil {
+		defer p.clear()
 	}
 	decoder := json.NewDecoder(r)
 	for {
@@ -114,31 +134,25 @@ func (p *waitProgress) follow(r io.Reader) (last waited, err error) {
 func (p *waitProgress) take(line waited) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if line.Job != nil {
-		p.state = fmt.Sprintf("%s: job %s is %s", printable(line.Job.image()), printable(line.Job.ID), printable(line.Job.State))
-		if line.Job.Error != "" {
-			p.state += ": " + printable(line.Job.Error)
-		}
-	}
-	if line.Blob == "" {
+	if line.Job == nil {
 		return
 	}
-	if _, known := p.blobs[line.Blob]; !known {
-		p.order = append(p.order, line.Blob)
+	p.job, p.state = line.Job.ID, fmt.Sprintf("%s: job %s is %s", printable(line.Job.image()), printable(line.Job.ID), printable(line.Job.State))
+	if line.Job.Error != "" {
+		p.state += ": " + printable(line.Job.Error)
 	}
-	p.blobs[line.Blob] = line
 }
 
 func (p *waitProgress) rows(now time.Time, width, height int) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := []row{{text: cmp.Or(p.state, "waiting")}}
-	for _, digest := range p.order {
-		b := status.Blob{Digest: digest, Size: p.blobs[digest].Total, Sent: p.blobs[digest].Current, State: status.BlobPushing}
-		if b.Sent >= b.Size {
-			b.State = status.BlobPushed
+	p.board.mu.Lock()
+	defer p.board.mu.Unlock()
+	all := []row{{text: cmp.Or(p.state, "asking the upstream")}}
+	for _, push := range p.board.now.Pushes {
+		if p.job != "" && push.Job == p.job {
+			all = append(all, blobRows(push, now, width)...)
 		}
-		all = append(all, row{blobRow(b, now, width), rank(b.State), b.State})
 	}
 	return fit(all, height)
 }
