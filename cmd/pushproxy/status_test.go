@@ -331,3 +331,25 @@ func FuzzJSONForATerminalSaysTheSame(f *testing.F) {
 		}
 	})
 }
+
+func FuzzAnyEventIsTakenOrRefused(f *testing.F) {
+	for _, kind := range []string{"snapshot", "push", "queue", "upstream", "store", "other"} {
+		f.Add(kind, `{"version":1,"instance":"i","pushes":[{"id":"p","state":"pushing","blobs":[{"size":-1,"state":"Receiving"}]}]}`)
+		f.Add(kind, `[{"id":"j"}]`)
+		f.Add(kind, `null`)
+	}
+	f.Fuzz(func(t *testing.T, kind, data string) {
+		var b board
+		for range 2 {
+			n, err := b.take(sse.Event{Type: kind, Data: data, LastEventID: "i-1"}, noon)
+			for _, line := range append(n.lines, fmt.Sprint(err)) {
+				if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
+					t.Errorf("%q reaches the terminal", line)
+				}
+			}
+		}
+		if rows := b.rows(noon, 80, 24); len(rows) > 24 {
+			t.Errorf("%d rows", len(rows))
+		}
+	})
+}
