@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/tmaxmax/go-sse"
+
+	"pushproxy/oci"
 )
 
 func waitCommand() *cobra.Command {
@@ -98,9 +100,11 @@ func (p *waitProgress) draw(ctx context.Context, out *os.File, i *instance) (end
 	go func() {
 		defer close(followed)
 		// The outcome is told by who is waited for; this is but for the eye.
-		_ = i.follow(ctx, func(bool) error { return nil }, func(e sse.Event) error {
-			_, err := p.board.take(e, time.Now())
-			return err
+		_ = oci.Guarded(func() error {
+			return i.follow(ctx, func(bool) error { return nil }, func(e sse.Event) error {
+				_, err := p.board.take(e, time.Now())
+				return err
+			})
 		})
 	}()
 	return func() {
