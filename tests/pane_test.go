@@ -14,6 +14,7 @@ type pane struct {
 	t            *testing.T
 	tmux, socket string
 	raw          string // file with the bytes that the program wrote
+	status       string // file with its exit status, when it has ended
 }
 
 // startPane runs a program in a terminal of a size. env is its whole environment.
@@ -24,12 +25,12 @@ func startPane(t *testing.T, width, height int, env []string, program string, ar
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &pane{t: t, tmux: system(t, "tmux"), socket: filepath.Join(dir, "s"), raw: filepath.Join(dir, "raw")}
+	p := &pane{t: t, tmux: system(t, "tmux"), socket: filepath.Join(dir, "s"), raw: filepath.Join(dir, "raw"), status: filepath.Join(dir, "status")}
 	config := writeFile(t, filepath.Join(dir, "tmux.conf"), "set -g status off\nset -g remain-on-exit on\nset -g history-limit 5000\n", 0o600)
 	size := []string{"-x", fmt.Sprint(width), "-y", fmt.Sprint(height)}
-	// Nothing is written before its bytes are recorded.
+	// Nothing is written before its bytes are recorded. tmux itself forgets the exit status now and then.
 	started := filepath.Join(dir, "start")
-	script := writeFile(t, filepath.Join(dir, "run.sh"), "while [ ! -e "+started+" ]; do sleep 0.05; done\nexec \"$@\"\n", 0o600)
+	script := writeFile(t, filepath.Join(dir, "run.sh"), "while [ ! -e "+started+" ]; do sleep 0.05; done\ntrap : INT\n\"$@\"\necho $? >"+p.status+"\n", 0o600)
 	line := append([]string{"-S", p.socket, "-f", config, "-u", "new-session", "-d"}, size...)
 	line = append(append(append(line, "env", "-i"), env...), "TERM=tmux-256color", "sh", script, program)
 	command{env: cleanEnv(dir)}.run(t, p.tmux, append(line, args...)...)
@@ -63,19 +64,16 @@ func (p *pane) interrupt() {
 // see waits until the screen has a text.
 func (p *pane) see(most time.Duration, text string) {
 	p.t.Helper()
-	poll(p.t, most, fmt.Sprintf("%q on the screen", text), func() bool {
-		seen := strings.Contains(p.screen(), text)
-		return seen
-	})
+	poll(p.t, most, fmt.Sprintf("%q on the screen", text), func() bool { return strings.Contains(p.screen(), text) })
 }
 
 // ended waits for the end of the program and returns its exit status.
 func (p *pane) ended(most time.Duration) (status string) {
 	p.t.Helper()
 	poll(p.t, most, "the end of the program in the pane", func() bool {
-		dead, code, _ := strings.Cut(strings.TrimSpace(p.do("list-panes", "-F", "#{pane_dead} #{pane_dead_status}")), " ")
-		status = code
-		return dead == "1"
+		b, err := os.ReadFile(p.status)
+		status = strings.TrimSpace(string(b))
+		return err == nil && status != ""
 	})
 	return status
 }

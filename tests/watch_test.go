@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -101,16 +102,52 @@ func (p *piped) stop(t *testing.T) {
 func line12(d desc) string { return d.Digest[len("sha256:"):][:12] }
 
 // slowRig is a pushproxy before a registry that takes bytes at a rate, and an image in a layout.
-func slowRig(t *testing.T, rate int, change func(*rig), sizes ...int) (r *rig, image string, img desc, layers []desc) {
+type slowRig struct {
+	*rig
+	link   *valve
+	layout string
+	img    desc
+	layers []desc
+}
+
+func startSlowRig(t *testing.T, rate int, change func(*rig), sizes ...int) *slowRig {
 	t.Helper()
 	reg := startRegistry(t, parts.RegistryConfig{Htpasswd: true})
-	rec := startRecorder(t, reg.URL, slowLink{http.DefaultTransport, rate})
-	r = startRig(t, rec.URL, change)
+	s := &slowRig{link: &valve{slowLink: slowLink{http.DefaultTransport, rate}}}
+	rec := startRecorder(t, reg.URL, s.link)
+	s.rig = startRig(t, rec.URL, change)
 	l := newLayout(t, t.TempDir())
+	s.layout = l.dir
 	for i, size := range sizes {
-		layers = append(layers, l.layer(byte(60+i), size))
+		s.layers = append(s.layers, l.layer(byte(60+i), size))
 	}
-	return r, l.dir, l.tag("v1", l.image("amd64", layers...)), layers
+	s.img = l.tag("v1", l.image("amd64", s.layers...))
+	return s
+}
+
+// valve is a slow link that can be shut: then no byte of a request passes.
+type valve struct {
+	slowLink
+	flow sync.RWMutex // locked while it is shut
+}
+
+func (v *valve) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r = r.Clone(r.Context())
+		r.Body = &valved{ReadCloser: r.Body, v: v}
+	}
+	return v.slowLink.RoundTrip(r)
+}
+
+type valved struct {
+	io.ReadCloser
+	v *valve
+}
+
+func (b *valved) Read(p []byte) (int, error) {
+	b.v.flow.RLock()
+	defer b.v.flow.RUnlock()
+	return b.ReadCloser.Read(p)
 }
 
 // cranePush pushes in the background; the result says how it ended.
@@ -143,7 +180,8 @@ func noControl(t *testing.T, what, text string) {
 
 func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 	t.Parallel()
-	r, layout, img, layers := slowRig(t, 4<<20, nil, 12<<20, 3_000_000)
+	r := startSlowRig(t, 4<<20, nil, 12<<20, 3_000_000)
+	layers := r.layers
 	bars := startPane(t, 100, 20, r.env, r.program, "status", "--watch", "--config", r.file)
 	small := startPane(t, 40, 5, r.env, r.program, "status", "--watch", "--config", r.file)
 	top := startPane(t, 100, 10, r.env, r.program, "top", "--config", r.file)
@@ -153,28 +191,31 @@ func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 	lines.see(t, 10*time.Second, "0 in flight")
 	events.see(t, 10*time.Second, `"snapshot"`)
 
-	pushed := r.cranePush(t, layout, r.ref("acme/app", "v1"))
+	pushed := r.cranePush(t, r.layout, r.ref("acme/app", "v1"))
 	row := regexp.MustCompile(line12(layers[0]) + `: Pushing +\[(=*)(-*) *\] +\S+ \S+ of 12\.\d MB`)
 	var filled []int
 	poll(t, time.Minute, "a bar that grows", func() bool {
 		if m := row.FindStringSubmatch(bars.screen()); m != nil && (len(filled) == 0 || len(m[1]) != filled[len(filled)-1]) {
 			filled = append(filled, len(m[1]))
 		}
-		return len(filled) >= 5
+		return len(filled) >= 4
 	})
+	top.see(time.Minute, "MB/s")
+	r.link.flow.Lock()
 	if !slices.IsSorted(filled) {
 		t.Errorf("the bar did not only grow: %v cells", filled)
 	}
-	top.see(time.Minute, "MB/s")
 	if screen := small.screen(); len(strings.Split(screen, "\n")) > 5 || !strings.Contains(screen, "in flight") {
 		t.Errorf("in 40 by 5 cells:\n%s", screen)
 	}
-	id := watchedID(t, r)
+	id := watchedID(t, r.rig)
 	if out, _, err := r.run(t, "status"); err != nil || !strings.Contains(out, line12(layers[0])+"  Pushing") {
 		t.Errorf("status meanwhile: %v\n%s", err, out)
 	}
 	one := r.pipe(t, "status", id, "--watch")
+	one.see(t, 20*time.Second, "Pushing")
 	bars.resize(60, 12)
+	r.link.flow.Unlock()
 	if err := <-pushed; err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +234,7 @@ func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 	if got := other.lines(); len(got) != 1 {
 		t.Errorf("a watch of another repository printed %q", got)
 	}
-	explained(t, r, id, img, layers)
+	explained(t, r, id)
 	for _, p := range []*pane{bars, small, top} {
 		p.interrupt()
 		if code := p.ended(10 * time.Second); code != "0" {
@@ -261,16 +302,16 @@ func wantEvents(t *testing.T, p *piped, id string) {
 }
 
 // explained fails unless the explanation of a push tells of each of its blobs.
-func explained(t *testing.T, r *rig, id string, img desc, layers []desc) {
+func explained(t *testing.T, r *slowRig, id string) {
 	t.Helper()
 	out, _, err := r.run(t, "status", id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out, "\n")
-	wantLines(t, lines, "^push "+id+` of registry\.test/acme/app:v1: done in`, img.Digest, `local, .*crane`, `alice`, `manifest stored as v1`,
+	wantLines(t, lines, "^push "+id+` of registry\.test/acme/app:v1: done in`, r.img.Digest, `local, .*crane`, `alice`, `manifest stored as v1`,
 		`^in all: 3 uploaded .* requests to registry\.test$`)
-	for _, l := range layers {
+	for _, l := range r.layers {
 		wantLines(t, lines, "layer "+line12(l)+`: Pushed`, `received: .* at .*/s`, `(sent|uploaded) .* at .*MB/s \(20[12]\)`)
 	}
 	if stdout, _, err := r.run(t, "status", id, "--json"); err != nil || !strings.Contains(stdout, `"steps"`) || !json.Valid([]byte(stdout)) {
@@ -288,13 +329,13 @@ func explained(t *testing.T, r *rig, id string, img desc, layers []desc) {
 
 func TestAWatchOutlivesAKillOfPushproxy(t *testing.T) {
 	t.Parallel()
-	r, layout, _, layers := slowRig(t, 2<<20, nil, 12<<20)
+	r := startSlowRig(t, 2<<20, nil, 12<<20)
 	bars := startPane(t, 100, 20, r.env, r.program, "status", "--watch", "--config", r.file)
 	lines, events := r.pipe(t, "status", "--watch"), r.pipe(t, "status", "--watch", "--json")
 	lines.see(t, 10*time.Second, "0 in flight")
-	pushed := r.cranePush(t, layout, r.ref("acme/app", "v1"))
-	bars.see(time.Minute, line12(layers[0])+": Pushing")
-	lines.see(t, 10*time.Second, line12(layers[0])+": Pushing")
+	pushed := r.cranePush(t, r.layout, r.ref("acme/app", "v1"))
+	bars.see(time.Minute, line12(r.layers[0])+": Pushing")
+	lines.see(t, 10*time.Second, line12(r.layers[0])+": Pushing")
 	r.Kill()
 	bars.see(10*time.Second, "does not answer")
 	lines.see(t, 10*time.Second, "is lost")
@@ -303,7 +344,7 @@ func TestAWatchOutlivesAKillOfPushproxy(t *testing.T) {
 	bars.see(10*time.Second, "started anew")
 	// crane tries again by itself; what happens to the first push is told, and the second comes to its end.
 	<-pushed
-	if err := <-r.cranePush(t, layout, r.ref("acme/app", "v2")); err != nil {
+	if err := <-r.cranePush(t, r.layout, r.ref("acme/app", "v2")); err != nil {
 		t.Fatal(err)
 	}
 	lines.see(t, 30*time.Second, "acme/app:v2: done in ")
@@ -397,14 +438,14 @@ func TestTextOfAnUpstreamCannotSteerTheTerminal(t *testing.T) {
 
 func TestWaitDrawsABarAndEndsWithTheUpstreamsTruth(t *testing.T) {
 	t.Parallel()
-	r, layout, img, layers := slowRig(t, 2<<20, func(r *rig) { r.config.Upstreams[0].Mode = "async" }, 10<<20)
-	if err := <-r.cranePush(t, layout, r.ref("acme/app", "v1")); err != nil {
+	r := startSlowRig(t, 2<<20, func(r *rig) { r.config.Upstreams[0].Mode = "async" }, 10<<20)
+	if err := <-r.cranePush(t, r.layout, r.ref("acme/app", "v1")); err != nil {
 		t.Fatal(err)
 	}
 	wait := startPane(t, 100, 20, r.env, r.program, "wait", r.ref("acme/app", "v1"), "--config", r.file)
 	brief := startPane(t, 100, 20, r.env, r.program, "wait", "--timeout", "1s", r.ref("acme/app", "v1"), "--config", r.file)
 	poll(t, time.Minute, "a bar", func() bool {
-		return regexp.MustCompile(line12(layers[0]) + `: Pushing +\[=+-* *\] `).MatchString(wait.screen())
+		return regexp.MustCompile(line12(r.layers[0]) + `: Pushing +\[=+-* *\] `).MatchString(wait.screen())
 	})
 	if code := brief.ended(20 * time.Second); code != "1" || !strings.Contains(brief.screen(), "stays queued") {
 		t.Errorf("a wait of a second ended with %s:\n%s", code, brief.screen())
@@ -412,7 +453,7 @@ func TestWaitDrawsABarAndEndsWithTheUpstreamsTruth(t *testing.T) {
 	if code := wait.ended(2 * time.Minute); code != "0" {
 		t.Errorf("the wait ended with %s:\n%s", code, wait.screen())
 	}
-	if screen := wait.screen(); !strings.Contains(strings.ReplaceAll(screen, "\n", ""), img.Digest) || strings.Contains(screen, "[=") {
+	if screen := wait.screen(); !strings.Contains(strings.ReplaceAll(screen, "\n", ""), r.img.Digest) || strings.Contains(screen, "[=") {
 		t.Errorf("at the end:\n%s", screen)
 	}
 	noControl(t, "the terminal", readFile(t, wait.raw))
