@@ -180,9 +180,9 @@ func newPush(p Push, now time.Time) pushView {
 		Digest: p.Digest, Job: p.Job, Credential: p.Credential, Requests: p.Sum.Requests,
 	}
 	if p.Finished.IsZero() {
-		v.Took = seconds(now.Sub(p.Started))
+		v.Took = seconds(between(p.Started, now))
 	} else {
-		v.Took = Span(p.Finished.Sub(p.Started))
+		v.Took = Span(between(p.Started, p.Finished))
 	}
 	if p.Sum.SavedMillis > 0 {
 		v.Saved = Span(time.Duration(p.Sum.SavedMillis) * time.Millisecond)

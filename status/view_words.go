@@ -30,7 +30,7 @@ func detailWords(b Blob, now time.Time) string {
 	case BlobMounted:
 		return joinWords(b.From, sizeWords(b))
 	case BlobPushed:
-		if took := b.SendEnded.Sub(b.SendBegan); !b.SendBegan.IsZero() && took > 0 {
+		if took := between(b.SendBegan, b.SendEnded); !b.SendBegan.IsZero() && took > 0 {
 			return joinWords(sizeWords(b)+" in "+Span(took), rateWords(b.Size, took), againWords(b))
 		}
 		return joinWords(sizeWords(b), againWords(b))
@@ -59,7 +59,7 @@ func movedWords(b Blob) string {
 
 func retryWords(b Blob, now time.Time) string {
 	words := "now"
-	if wait := b.RetryAt.Sub(now); wait > 0 {
+	if wait := between(now, b.RetryAt); wait > 0 {
 		words = "in " + left(wait)
 	}
 	if b.Why != "" {
@@ -108,4 +108,10 @@ func joinWords(parts ...string) string {
 		}
 	}
 	return strings.Join(said, " · ")
+}
+
+// between is how long it is from a to b in whole milliseconds of both, which is
+// what the JSON's readers in JavaScript see of them.
+func between(a, b time.Time) time.Duration {
+	return time.Duration(b.UnixMilli()-a.UnixMilli()) * time.Millisecond
 }

@@ -80,7 +80,7 @@ func (a api) send(method, target string, body io.Reader, header ...string) (*htt
 }
 
 // do is send for requests that must be answered.
-func (a api) do(t *testing.T, method, target string, body []byte, header ...string) answer {
+func (a api) do(t testing.TB, method, target string, body []byte, header ...string) answer {
 	t.Helper()
 	resp, err := a.send(method, target, bytes.NewReader(body), header...)
 	if err != nil {
@@ -95,7 +95,7 @@ func (a api) do(t *testing.T, method, target string, body []byte, header ...stri
 }
 
 // want is do for requests with one right status.
-func (a api) want(t *testing.T, status int, method, target string, body []byte, header ...string) answer {
+func (a api) want(t testing.TB, status int, method, target string, body []byte, header ...string) answer {
 	t.Helper()
 	got := a.do(t, method, target, body, header...)
 	if got.StatusCode != status {
@@ -105,13 +105,13 @@ func (a api) want(t *testing.T, status int, method, target string, body []byte, 
 }
 
 // begin opens an upload session and returns its Location.
-func (a api) begin(t *testing.T, repo string) string {
+func (a api) begin(t testing.TB, repo string) string {
 	t.Helper()
 	return a.want(t, http.StatusAccepted, "POST", "/v2/"+repo+"/blobs/uploads/", nil).Header.Get("Location")
 }
 
 // pushBlob uploads one blob with POST and PUT and returns its descriptor.
-func (a api) pushBlob(t *testing.T, repo string, content []byte) desc {
+func (a api) pushBlob(t testing.TB, repo string, content []byte) desc {
 	t.Helper()
 	d := desc{MediaType: "application/octet-stream", Digest: digestOf(content), Size: int64(len(content))}
 	a.want(t, http.StatusCreated, "PUT", withDigest(a.begin(t, repo), d.Digest), content, "Content-Type", "application/octet-stream")
@@ -119,7 +119,7 @@ func (a api) pushBlob(t *testing.T, repo string, content []byte) desc {
 }
 
 // artifactOf returns a manifest over the given blobs.
-func artifactOf(t *testing.T, config desc, layers ...desc) []byte {
+func artifactOf(t testing.TB, config desc, layers ...desc) []byte {
 	t.Helper()
 	config.MediaType = typeEmpty
 	b, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: typeManifest, ArtifactType: "application/vnd.test", Config: &config, Layers: layers})

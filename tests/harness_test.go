@@ -40,7 +40,7 @@ var (
 )
 
 // leftOut ends the test: as a skip that says what is not checked, or as a failure where nothing may be left out.
-func leftOut(t *testing.T, what string) {
+func leftOut(t testing.TB, what string) {
 	t.Helper()
 	if parts.CI() {
 		t.Fatalf("%s, and CI=true lets nothing be left out", what)
@@ -49,7 +49,7 @@ func leftOut(t *testing.T, what string) {
 }
 
 // tool returns the path of a program built from tests/tools.
-func tool(t *testing.T, name string) string {
+func tool(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := buildTools()
 	if err != nil {
@@ -69,7 +69,7 @@ func system(t *testing.T, name string) string {
 }
 
 // pushproxyProgram returns the built program under test.
-func pushproxyProgram(t *testing.T, build func() (string, error)) string {
+func pushproxyProgram(t testing.TB, build func() (string, error)) string {
 	t.Helper()
 	path, err := build()
 	if errors.Is(err, parts.ErrNoProgram) {
@@ -106,7 +106,7 @@ func poll(t *testing.T, most time.Duration, what string, done func() bool) {
 	}
 }
 
-func mkdir(t *testing.T, dir string) string {
+func mkdir(t testing.TB, dir string) string {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func mkdir(t *testing.T, dir string) string {
 	return dir
 }
 
-func writeFile(t *testing.T, path, content string, mode os.FileMode) string {
+func writeFile(t testing.TB, path, content string, mode os.FileMode) string {
 	t.Helper()
 	mkdir(t, filepath.Dir(path))
 	if err := os.WriteFile(path, []byte(content), mode); err != nil {

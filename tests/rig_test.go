@@ -21,7 +21,7 @@ type rig struct {
 
 // prepare writes the configuration of a rig without starting it. change may alter configuration and environment; by default
 // registry.test is at upstreamURL, Alice is logged in to it in the docker config, and the build has the tests' race setting.
-func prepare(t *testing.T, upstreamURL string, change func(*rig)) *rig {
+func prepare(t testing.TB, upstreamURL string, change func(*rig)) *rig {
 	t.Helper()
 	home := t.TempDir()
 	port := freePort(t)
@@ -49,7 +49,7 @@ func prepare(t *testing.T, upstreamURL string, change func(*rig)) *rig {
 }
 
 // startRig prepares a rig and runs it until the test ends.
-func startRig(t *testing.T, upstreamURL string, change func(*rig)) *rig {
+func startRig(t testing.TB, upstreamURL string, change func(*rig)) *rig {
 	t.Helper()
 	r := prepare(t, upstreamURL, change)
 	r.start(t)
@@ -57,7 +57,7 @@ func startRig(t *testing.T, upstreamURL string, change func(*rig)) *rig {
 }
 
 // start runs the prepared program; after a kill it starts it again on the same port with the same data.
-func (r *rig) start(t *testing.T) {
+func (r *rig) start(t testing.TB) {
 	t.Helper()
 	p, err := parts.StartPushproxy(t.Context(), r.program, r.file, r.Port, r.env)
 	if err != nil {
@@ -117,7 +117,7 @@ func dockerConfigOf(accounts map[string]parts.User) string {
 	return string(b)
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	port, err := parts.FreePort()
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 const upstreamName = "registry.test"
 
 // startRegistry runs a distribution registry until the test ends.
-func startRegistry(t *testing.T, c parts.RegistryConfig) *parts.Registry {
+func startRegistry(t testing.TB, c parts.RegistryConfig) *parts.Registry {
 	t.Helper()
 	tool(t, "registry")
 	r, err := parts.StartRegistry(t.Context(), t.TempDir(), c)
@@ -38,7 +38,7 @@ func startOlareg(t *testing.T) *parts.Registry {
 	return running(t, r, err)
 }
 
-func running(t *testing.T, r *parts.Registry, err error) *parts.Registry {
+func running(t testing.TB, r *parts.Registry, err error) *parts.Registry {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,11 @@ function takeSnapshot(s) {
 
 function takePush(p) {
   changed.pushes.add(p.id);
-  if (!ended(p)) { pushes.set(p.id, p); return; }
+  if (!ended(p)) {
+    pushes.set(p.id, p);
+    if (done.delete(p.id)) changed.done = true; // it goes on after all
+    return;
+  }
   if (pushes.delete(p.id)) {
     later++;
     tell(`${p.repository}${referenceWords(p)}: ${p.state}.`);

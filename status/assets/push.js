@@ -6,8 +6,7 @@ import { referenceWords } from "./words.js";
 
 const el = document.getElementById("push");
 const tell = teller(document.getElementById("told"));
-let push = null, over = el.dataset.state, timer = 0, asked = 0;
-over = ended({ state: over });
+let push = null, over = ended({ state: el.dataset.state }), timer = 0, asked = 0;
 
 const draw = framed(() => { if (push) rows.fillPush(el, push, clock.now()); });
 
@@ -39,12 +38,10 @@ function take(p) {
   if (p.id !== el.dataset.key) return;
   push = p;
   draw();
-  if (over) return;
+  if (over && ended(p)) return;
   refreshSoon();
-  if (ended(p)) {
-    over = true;
-    tell(`${p.repository}${referenceWords(p)}: ${p.state}.`);
-  }
+  if (ended(p)) tell(`${p.repository}${referenceWords(p)}: ${p.state}.`);
+  over = ended(p); // a push that ended may go on after all
 }
 
 follow((name, data) => {

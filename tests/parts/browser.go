@@ -34,8 +34,8 @@ type BrowserTab struct {
 	Width, Height int64   // pixels; 1280 × 900 unless set
 	Scale         float64 // pixels of a picture per pixel; 1 unless set
 	Scheme        string  // dark or light; what the browser has unless set
-	Early         string  // JavaScript that runs before the page's own
-	NoScript      bool    // the page's own does not run
+	Early         string  // JavaScript that runs before the page's own; of new tabs
+	NoScript      bool    // the page's own does not run; of new tabs
 }
 
 // BrowserSeen is what happened in a tab.

@@ -1,7 +1,7 @@
 // Command browser drives a real Chromium for tests and pictures: it reads one command per line from its standard input, as
 // JSON, and writes one answer per line. It is a program of its own so that what drives browsers is no dependency of pushproxy.
 //
-//	{"do":"open","tab":"a","url":"http://…"}   a new tab, or another address in an old one; width, height, scale, scheme, early, noscript
+//	{"do":"open","tab":"a","url":"http://…"}   a new tab (early, noscript), or another address in an old one; width, height, scale, scheme
 //	{"do":"eval","tab":"a","script":"1+1"}     the value of an expression; of a promise, what it becomes
 //	{"do":"picture","tab":"a","file":"a.png"}  what the tab shows
 //	{"do":"seen","tab":"a"}                    everything that happened in the tab so far
@@ -117,6 +117,9 @@ func run(browser context.Context, tabs map[string]*tab, c command) (any, error) 
 	defer cancel()
 	switch c.Do {
 	case "open":
+		if err := chromedp.Do(ctx, looks(c)...); err != nil {
+			return nil, err
+		}
 		return nil, chromedp.Do(ctx, chromedp.Navigate(c.URL))
 	case "eval":
 		return chromedp.Run(ctx, chromedp.Evaluate[any](c.Script, func(p *runtime.EvaluateParams) { yes := true; p.AwaitPromise = &yes }))
@@ -142,20 +145,7 @@ func (t *tab) prepare(c command) error {
 	if err := chromedp.Listen(t.ctx, t.note); err != nil {
 		return err
 	}
-	width, height, scale := max(c.Width, 320), max(c.Height, 200), c.Scale
-	if c.Width == 0 {
-		width, height = 1280, 900
-	}
-	if scale == 0 {
-		scale = 1
-	}
-	steps := []chromedp.Action[chromedp.Void]{chromedp.EmulateViewport(width, height, chromedp.EmulateScale(scale)), call(page.Enable, page.EnableParams{}),
-		call(network.Enable, network.EnableParams{}), call(log.Enable, cdp.Empty{})}
-	if c.Scheme != "" {
-		steps = append(steps, call(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: c.Scheme}},
-		}))
-	}
+	steps := []chromedp.Action[chromedp.Void]{call(page.Enable, page.EnableParams{}), call(network.Enable, network.EnableParams{}), call(log.Enable, cdp.Empty{})}
 	if c.Early != "" {
 		steps = append(steps, call(page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: c.Early}))
 	}
@@ -163,6 +153,21 @@ func (t *tab) prepare(c command) error {
 		steps = append(steps, call(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}))
 	}
 	return chromedp.Do(t.ctx, steps...)
+}
+
+// looks makes a tab as large and as dark as the command wants it.
+func looks(c command) []chromedp.Action[chromedp.Void] {
+	width, height, scale := c.Width, c.Height, c.Scale
+	if width == 0 || height == 0 {
+		width, height = 1280, 900
+	}
+	if scale == 0 {
+		scale = 1
+	}
+	return []chromedp.Action[chromedp.Void]{
+		chromedp.EmulateViewport(width, height, chromedp.EmulateScale(scale)),
+		call(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: c.Scheme}}}),
+	}
 }
 
 func call[P, R any](command cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
