@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -81,8 +82,8 @@ func render(w http.ResponseWriter, status int, name string, view any) {
 func pageQuery(r *http.Request) (Query, error) {
 	values := r.URL.Query()
 	q := Query{Text: values.Get("q"), State: values.Get("state"), Before: values.Get("before"), Limit: pageLength}
-	if states := []State{Done, Unchanged, Failed, Stopped}; q.State != "" && !slices.Contains(states, State(q.State)) {
-		return Query{}, fmt.Errorf("state is %q: it can be one of %v, or nothing for all", q.State, states)
+	if q.State != "" && !slices.Contains(states, q.State) {
+		return Query{}, fmt.Errorf("state is %q: it can be one of %s, or nothing for all", q.State, strings.Join(states, ", "))
 	}
 	if limit := values.Get("limit"); limit != "" {
 		n, err := strconv.Atoi(limit)

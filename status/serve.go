@@ -77,7 +77,8 @@ func (s *Server) act(handle func(*http.Request) (any, error)) http.HandlerFunc {
 			return
 		}
 		if _, err := handle(r); err != nil {
-			oci.Write(w, err)
+			e := oci.AsError(err)
+			s.problem(w, e.Status, e.Message)
 			return
 		}
 		http.Redirect(w, r, "/", http.StatusSeeOther)

@@ -51,7 +51,7 @@ type blankView struct {
 // searchView is the search form and where one can go from here.
 type searchView struct {
 	Text, State string
-	States      []State
+	States      []string
 	On          bool   // something was searched for
 	First       bool   // the newest of all are listed
 	Newest      string // link; empty on the first page
@@ -148,7 +148,7 @@ func newPage(s Snapshot, finished []Push, q Query, next string) pageView {
 }
 
 func newSearch(q Query, next string) searchView {
-	v := searchView{Text: q.Text, State: q.State, States: []State{Done, Unchanged, Failed, Stopped}, On: q.Text != "" || q.State != ""}
+	v := searchView{Text: q.Text, State: q.State, States: states, On: q.Text != "" || q.State != ""}
 	link := func(before string) string {
 		values := url.Values{}
 		for key, value := range map[string]string{"q": q.Text, "state": q.State, "before": before} {
