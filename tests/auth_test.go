@@ -3,8 +3,10 @@ package tests
 import (
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -96,5 +98,68 @@ func TestATokenForOneRepository(t *testing.T) {
 	}
 	if got := ci.do(t, "GET", "/v2/"+upstreamName+"/acme/app/blobs/"+secret, nil); got.StatusCode != http.StatusNotFound {
 		t.Errorf("another repository's blob is answered %v", got.Status)
+	}
+}
+
+// Principals, routes, methods and references are combined; what no scope allows is refused before anything happens.
+func TestS5TheMatrixOfWhoMayDoWhat(t *testing.T) {
+	t.Parallel()
+	p := startTraced(t)
+	full := p.api()
+	const mine, others = upstreamName + "/acme/app", upstreamName + "/acme/secret"
+	manifest := pushSmall(t, full, mine)
+	pushSmall(t, full, others)
+	blob := digestOf([]byte("hello from " + t.Name()))
+	m := full.want(t, http.StatusOK, "GET", "/v2/"+mine+"/manifests/1", nil, "Accept", typeManifest).body
+	who := map[string][]string{
+		"nobody":              nil,
+		"one who may pull":    {"--repository", "acme/app", "--verb", "pull"},
+		"one who may push":    {"--repository", "acme/app", "--verb", "push"},
+		"one who may delete":  {"--repository", "acme/app", "--verb", "delete"},
+		"one of elsewhere":    {"--upstream", "elsewhere.test"},
+		"one of another name": {"--repository", "acme/ap*x", "--verb", "pull", "--verb", "push", "--verb", "delete"},
+	}
+	verbs := map[string]string{"GET": "pull", "HEAD": "pull", "POST": "push", "PATCH": "push", "PUT": "push", "DELETE": "delete"}
+	asked, fine := 0, 0
+	for name, scope := range who {
+		client := api{url: p.URL, user: parts.User{Name: "x", Password: "pp_none"}}
+		if scope != nil {
+			client.user.Password = p.newToken(t, append([]string{strings.ReplaceAll(name, " ", "-")}, scope...)...)
+		}
+		for _, repo := range []string{mine, others, upstreamName + "/acme/app/below", upstreamName + "/acme/apps"} {
+			p.rec.reset()
+			for _, path := range []string{
+				"/blobs/" + blob, "/manifests/1", "/manifests/" + manifest, "/manifests/new", "/tags/list", "/referrers/" + manifest, "/blobs/uploads/", "/blobs/uploads/?digest=" + blob,
+				"/blobs/uploads/?mount=" + blob, "/blobs/uploads/?mount=" + blob + "&from=" + others, "/blobs/uploads/0123456789abcdef0123456789abcdef", "/_catalog", "/",
+			} {
+				for _, method := range []string{"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "PROPFIND"} {
+					verb := verbs[method]
+					if strings.Contains(path, "/uploads/") {
+						verb = "push" // whatever is done to an upload
+					}
+					allowed := repo == mine && slices.Contains(scope, verb) && slices.Contains(scope, "acme/app")
+					begin := time.Now()
+					got := client.do(t, method, "/v2/"+repo+path, m, "Content-Type", typeManifest)
+					if time.Since(begin) > 500*time.Millisecond { t.Log(name, method, repo, path, got.Status, time.Since(begin)) }
+					asked++
+					switch {
+					case allowed && got.StatusCode/100 == 2:
+						fine++
+					case got.StatusCode/100 == 2:
+						t.Errorf("%s: %s %s%s is answered %s", name, method, repo, path, got.Status)
+					case scope == nil && got.StatusCode != http.StatusUnauthorized && got.StatusCode != http.StatusTooManyRequests:
+						t.Errorf("%s: %s %s%s is answered %s", name, method, repo, path, got.Status)
+					}
+				}
+			}
+			if got := p.rec.reset(); repo != mine && len(got) > 0 {
+				t.Errorf("%s: about %s the upstream was asked\n%s", name, repo, got)
+			}
+		}
+		// What was deleted is put back for the next.
+		pushSmall(t, full, mine)
+	}
+	if asked < 2000 || fine < 10 {
+		t.Errorf("%d requests, of which %d were allowed: little was shown", asked, fine)
 	}
 }

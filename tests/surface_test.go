@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -151,4 +152,34 @@ func rawGet(t *testing.T, port int, request string) int {
 	}
 	defer resp.Body.Close()
 	return resp.StatusCode
+}
+
+// What tells about this program and its users is not on the doors that clients knock on.
+func TestS9TheDoorsTellNothingAboutTheProgram(t *testing.T) {
+	t.Parallel()
+	d := startDoors(t, nil)
+	for _, path := range []string{
+		"/", "/metrics", "/healthz", "/livez", "/readyz", "/debug", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1", "/debug/vars", "/debug/requests", "/debug/events",
+		"/status", "/v1/status", "/v1/pushes", "/v1/events", "/v1/jobs", "/v1/gc", "/v1/wait?ref=x", "/admin", "/api", "/v2/_catalog", "/v2/debug/pprof/heap", "/v2/metrics", "/v1/_ping", "/_ping", "/server-status", "/assets/page.js",
+	} {
+		for name, a := range map[string]api{
+			"the registry door": d.api(), "the forward-proxy door": {url: "http://" + d.proxy}, "a tunnel": d.inTunnel(t),
+		} {
+			for _, method := range []string{"GET", "POST"} {
+				got := a.do(t, method, path, nil)
+				if got.StatusCode/100 != 4 {
+					t.Errorf("%s: %s %s is answered %v", name, method, path, got.Status)
+				}
+				for _, word := range []string{"goroutine ", "memstats", "cmdline", "pushproxy_", "heap profile", d.home} {
+					if strings.Contains(string(got.body), word) {
+						t.Errorf("%s: %s %s tells %q: %.200s", name, method, path, word, got.body)
+					}
+				}
+			}
+		}
+	}
+	info, err := os.Stat(filepath.Join(d.config.DataDir, "admin.sock"))
+	if err != nil || info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("the socket for its owner: %v, %v", info, err)
+	}
 }
