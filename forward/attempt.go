@@ -8,9 +8,15 @@ import (
 	"pushproxy/oci"
 )
 
+// sent is what an attempt at a job did.
+type sent struct {
+	Result
+	credential string // what people call the one that it was made with
+}
+
 // attempt pushes a job once, with the credential that there is now, if that is
-// the same identity.
-func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string) error {
+// the same identity, and notes what it did.
+func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string, did *sent) error {
 	t, err := q.Target(ctx, j.Principal, j.Repo.Host)
 	if err != nil {
 		return strangers{err}
@@ -38,7 +44,10 @@ func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string) erro
 	if len(tags) > 0 {
 		job.Tag, job.Tags = tags[0], tags[1:]
 	}
-	_, err = q.Forward.Push(ctx, job)
+	if t.Client.Describe != nil {
+		did.credential = t.Client.Describe(ctx, j.Repo)
+	}
+	did.Result, err = q.Forward.Push(ctx, job)
 	return err
 }
 

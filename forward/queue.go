@@ -48,6 +48,11 @@ type Queue struct {
 type Report struct {
 	Job  metadata.Job
 	Done bool // false: State and Error say what it waits for
+
+	// How it was done, and what people call the credential that it was last tried
+	// with; that is empty where there was none to be tried.
+	Result     Result
+	Credential string
 }
 
 // tagKey is a tag of a repository.
@@ -234,16 +239,17 @@ func (q *Queue) begin(ctx context.Context, j *queued, h *health, running *sync.W
 	h.running++
 	q.tell()
 	running.Go(func() {
-		err := q.guarded(ctx, about, tags)
-		q.finish(context.WithoutCancel(ctx), j, about, tags, context.Cause(ctx), err)
+		did := &sent{}
+		err := q.guarded(ctx, about, tags, did)
+		q.finish(context.WithoutCancel(ctx), j, about, tags, context.Cause(ctx), did, err)
 		cancel(nil)
 	})
 }
 
 // guarded is attempt for jobs of whatever content: one that panics must not end
 // the others.
-func (q *Queue) guarded(ctx context.Context, j metadata.Job, tags []string) error {
-	err := q.Forward.guarded(func() error { return q.attempt(ctx, j, tags) })
+func (q *Queue) guarded(ctx context.Context, j metadata.Job, tags []string, did *sent) error {
+	err := q.Forward.guarded(func() error { return q.attempt(ctx, j, tags, did) })
 	if fault := (*oci.Fault)(nil); errors.As(err, &fault) {
 		// A refusal for what the job is: it is not tried for ever.
 		return oci.ErrManifestInvalid.With("the push of %s ended in a fault of pushproxy (%s)", j.Repo, fault.Type).Because(fault)

@@ -34,7 +34,7 @@ const (
 
 // finish writes down how an attempt at a job ended, which was about that and
 // wrote tags; cause is why its context ended.
-func (q *Queue) finish(ctx context.Context, j *queued, about metadata.Job, tags []string, cause, err error) {
+func (q *Queue) finish(ctx context.Context, j *queued, about metadata.Job, tags []string, cause error, did *sent, err error) {
 	ctx, cancel := context.WithTimeout(ctx, keepTrying)
 	defer cancel()
 	stopped := err != nil && cause != nil || errors.Is(err, ErrClosed)
@@ -64,10 +64,10 @@ func (q *Queue) finish(ctx context.Context, j *queued, about metadata.Job, tags 
 			q.hurry(j.Repo.Host)
 		}
 		delete(q.jobs, j.ID)
-		q.report(Report{Job: j.Job, Done: true})
+		q.report(Report{Job: j.Job, Done: true, Result: did.Result, Credential: did.credential})
 		return
 	}
-	q.failed(ctx, j, h, err)
+	q.failed(ctx, j, h, did.credential, err)
 }
 
 // settle forgets a job that is done: the tags that it wrote are taken from older
@@ -80,7 +80,7 @@ func (q *Queue) settle(ctx context.Context, j metadata.Job, tags []string) error
 }
 
 // failed decides what becomes of a job after a failure. It needs q.mu.
-func (q *Queue) failed(ctx context.Context, j *queued, h *health, err error) {
+func (q *Queue) failed(ctx context.Context, j *queued, h *health, credential string, err error) {
 	e := oci.AsError(err)
 	next := j.Job
 	next.Attempts++
@@ -129,7 +129,7 @@ func (q *Queue) failed(ctx context.Context, j *queued, h *health, err error) {
 	q.Forward.tell(again)
 	if news {
 		j.told = next.State
-		q.report(Report{Job: next})
+		q.report(Report{Job: next, Credential: credential})
 	}
 }
 

@@ -57,18 +57,24 @@ func (a *Audit) push(c *call, job forward.Job, result forward.Result) {
 	if a == nil {
 		return
 	}
-	type landed struct {
-		Digest string `json:"digest"`
-		How    string `json:"how"`
-		From   string `json:"from,omitempty"`
-		Size   int64  `json:"size"`
-	}
+	a.log.Info("push", append(who(c.caller, c.r), "push", result.Push, "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags, "digest", job.Digest.String(),
+		"unchanged", result.Unchanged, "credential", c.credential(c.lasting()), "blobs", landings(result), "more_blobs", max(0, len(result.Blobs)-auditedBlobs))...)
+}
+
+// landed says of one blob how it came to the upstream.
+type landed struct {
+	Digest string `json:"digest"`
+	How    string `json:"how"`
+	From   string `json:"from,omitempty"`
+	Size   int64  `json:"size"`
+}
+
+func landings(result forward.Result) []landed {
 	blobs := []landed{}
 	for _, o := range result.Blobs[:min(len(result.Blobs), auditedBlobs)] {
 		blobs = append(blobs, landed{o.Digest.String(), string(o.How), o.From, o.Size})
 	}
-	a.log.Info("push", append(who(c.caller, c.r), "push", result.Push, "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags, "digest", job.Digest.String(),
-		"unchanged", result.Unchanged, "credential", c.credential(c.lasting()), "blobs", blobs, "more_blobs", len(result.Blobs)-len(blobs))...)
+	return blobs
 }
 
 // queued records a manifest that is safe in the queue and not upstream yet.
@@ -77,6 +83,25 @@ func (a *Audit) queued(c *call, job forward.Job, id, push string) {
 		a.log.Info("queued", append(who(c.caller, c.r), "push", push, "repository", job.Repo.String(), "reference", job.Reference(), "tags", job.Tags,
 			"digest", job.Digest.String(), "job", id, "credential", c.credential(c.lasting()))...)
 	}
+}
+
+// Outcome records what became of a queued push: that the upstream holds it now,
+// and how each of its blobs came there, or that it waits for a person. Whoever
+// queued it has no request any more; the line of that names the same job.
+func (a *Audit) Outcome(r forward.Report) {
+	if a == nil {
+		return
+	}
+	j := r.Job
+	fields := []any{
+		"principal", j.Principal, "job", j.ID, "push", j.Push, "repository", j.Repo.String(), "tags", j.Tags, "digest", j.Digest.String(), "queued", j.Created,
+		"credential", clip(r.Credential), "accepted_with", clip(j.Credential),
+	}
+	if r.Done {
+		a.log.Info("sent", append(fields, "attempts", j.Attempts+1, "unchanged", r.Result.Unchanged, "blobs", landings(r.Result), "more_blobs", max(0, len(r.Result.Blobs)-auditedBlobs))...)
+		return
+	}
+	a.log.Warn("not sent", append(fields, "attempts", j.Attempts, "state", j.State, "reason", clip(j.Error))...)
 }
 
 // deletion records what the upstream has deleted.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -56,6 +57,59 @@ func TestTheAuditLogIsRotatedBetweenLines(t *testing.T) {
 	}
 	if files != auditKept+1 {
 		t.Errorf("%d files are kept", files)
+	}
+}
+
+// Many write while files are begun and given up: what is kept is the newest of each writer, whole and without a gap.
+func TestNoLineIsLostWhenTheAuditLogIsRotatedUnderWriters(t *testing.T) {
+	t.Parallel()
+	r, audit, err := openAudit(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil || audit == nil {
+		t.Fatal(err)
+	}
+	r.most = 20_000
+	const writers, lines = 8, 400
+	var all sync.WaitGroup
+	for i := range writers {
+		all.Go(func() {
+			log := slog.New(slog.NewJSONHandler(r, nil))
+			for n := range lines {
+				log.Info("push", "writer", i, "line", n, "text", "a\nb")
+			}
+		})
+	}
+	all.Wait()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := map[int]int{}
+	for i := auditKept; i >= 0; i-- {
+		path := r.path
+		if i > 0 {
+			path = fmt.Sprintf("%s.%d", r.path, i)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			var entry struct{ Writer, Line int }
+			if err := json.Unmarshal([]byte(line), &entry); err != nil {
+				t.Fatalf("%s: %q: %v", path, line, err)
+			}
+			if before, seen := next[entry.Writer]; seen && entry.Line != before {
+				t.Fatalf("after line %d of writer %d comes %d", before-1, entry.Writer, entry.Line)
+			}
+			next[entry.Writer] = entry.Line + 1
+		}
+	}
+	for i := range writers {
+		if next[i] != lines && next[i] != 0 {
+			t.Errorf("the last line of writer %d is missing: %d", i, next[i])
+		}
+	}
+	if len(next) == 0 {
+		t.Error("nothing is kept")
 	}
 }
 

@@ -97,7 +97,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	numbers := newMetrics(c, stores, cache, upstreams)
-	news := newHerald(c.Queue.Webhook, log)
+	news := newHerald(c.Queue.Webhook, audit, log)
 	queue, err := openQueue(ctx, c, stores, forwarder, upstreams, news)
 	if err != nil {
 		return err

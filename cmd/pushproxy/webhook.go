@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pushproxy/forward"
+	"pushproxy/proxy"
 )
 
 const (
@@ -25,12 +26,13 @@ const (
 type herald struct {
 	url    string
 	log    *slog.Logger
+	audit  *proxy.Audit // nil where nothing is recorded
 	news   chan forward.Report
 	client *http.Client
 }
 
-func newHerald(url string, log *slog.Logger) *herald {
-	return &herald{url: url, log: log, news: make(chan forward.Report, hookQueued), client: &http.Client{
+func newHerald(url string, audit *proxy.Audit, log *slog.Logger) *herald {
+	return &herald{url: url, audit: audit, log: log, news: make(chan forward.Report, hookQueued), client: &http.Client{
 		// The configuration says where news go, and nobody else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport:     &http.Transport{MaxResponseHeaderBytes: maxHookHeader, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 1},
@@ -39,6 +41,7 @@ func newHerald(url string, log *slog.Logger) *herald {
 
 // report is a Queue's Report.
 func (h *herald) report(r forward.Report) {
+	h.audit.Outcome(r)
 	v := shownJob(r.Job)
 	if r.Done {
 		h.log.Info("queued push is done", "job", v.ID, "image", v.image(), "digest", v.Digest, "tries", v.Attempts+1)
