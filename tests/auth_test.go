@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -121,17 +122,19 @@ func TestS5TheMatrixOfWhoMayDoWhat(t *testing.T) {
 	verbs := map[string]string{"GET": "pull", "HEAD": "pull", "POST": "push", "PATCH": "push", "PUT": "push", "DELETE": "delete"}
 	asked, fine := 0, 0
 	for name, scope := range who {
-		client := api{url: p.URL, user: parts.User{Name: "x", Password: "pp_none"}}
+		transport := &http.Transport{}
+		defer transport.CloseIdleConnections()
+		client := api{url: p.URL, user: parts.User{Name: "x", Password: "pp_none"}, client: &http.Client{Timeout: time.Minute, Transport: transport}}
 		if scope != nil {
 			client.user.Password = p.newToken(t, append([]string{strings.ReplaceAll(name, " ", "-")}, scope...)...)
 		}
-		for _, repo := range []string{mine, others, upstreamName + "/acme/app/below", upstreamName + "/acme/apps"} {
+		for _, repo := range []string{mine, others, upstreamName + "/acme/apps"} {
 			p.rec.reset()
 			for _, path := range []string{
 				"/blobs/" + blob, "/manifests/1", "/manifests/" + manifest, "/manifests/new", "/tags/list", "/referrers/" + manifest, "/blobs/uploads/", "/blobs/uploads/?digest=" + blob,
 				"/blobs/uploads/?mount=" + blob, "/blobs/uploads/?mount=" + blob + "&from=" + others, "/blobs/uploads/0123456789abcdef0123456789abcdef", "/_catalog", "/",
 			} {
-				for _, method := range []string{"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "PROPFIND"} {
+				for _, method := range []string{"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "PROPFIND"} {
 					verb := verbs[method]
 					if strings.Contains(path, "/uploads/") {
 						verb = "push" // whatever is done to an upload
@@ -156,7 +159,7 @@ func TestS5TheMatrixOfWhoMayDoWhat(t *testing.T) {
 		// What was deleted is put back for the next.
 		pushSmall(t, full, mine)
 	}
-	if asked < 2000 || fine < 10 {
+	if asked < 1500 || fine < 10 {
 		t.Errorf("%d requests, of which %d were allowed: little was shown", asked, fine)
 	}
 }
