@@ -22,7 +22,7 @@ func intText(n int64) string { return strconv.FormatInt(n, 10) }
 func damage(t *testing.T, dir string, chance *rand.Rand) (file string) {
 	t.Helper()
 	var files []string
-	for _, suffix := range []string{"*.vlog", "*.vlog", "*.vlog", "*.sst", "bodies/*/*", "bodies/*"} {
+	for _, suffix := range []string{"*.vlog", "*.vlog", "*.vlog", "*.sst", "files/*/*"} {
 		found, err := filepath.Glob(filepath.Join(dir, suffix))
 		if err != nil {
 			t.Fatal(err)
@@ -42,7 +42,7 @@ func damage(t *testing.T, dir string, chance *rand.Rand) (file string) {
 		t.Fatal(err)
 	}
 	at := chance.IntN(len(content))
-	if chance.IntN(10) == 0 && strings.HasSuffix(file, ".vlog") {
+	if chance.IntN(10) == 0 && !strings.HasSuffix(file, ".sst") {
 		content = content[:at]
 	} else {
 		content[at] ^= byte(1 << chance.IntN(8))
