@@ -129,19 +129,22 @@ func TestS16NoSecretIsWrittenOrSaid(t *testing.T) {
 			rec := startRecorder(t, reg.URL, nil)
 			up.realm = rec.URL
 			rec.setRule(up.rule)
+			traces := startCollector(t)
 			r := startRig(t, rec.URL, func(r *rig) {
+				r.env = append(r.env, "OTEL_EXPORTER_OTLP_ENDPOINT="+traces.URL)
 				writeFile(t, r.config.Credentials.DockerConfig, "{}", 0o600)
 				r.config.Log = &parts.Log{Level: "debug"}
 				source.put(t, r, c)
 			})
 			c.local = r.newToken(t, "canary")
-			r.followSecrets(t, c, rec, up)
+			r.followSecrets(t, c, rec, up, traces)
 		})
 	}
 }
 
-// followSecrets pushes, pulls and fails in every way, ends the program by SIGQUIT, and looks for secrets in all it left.
-func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict) {
+// followSecrets pushes, pulls and fails in every way, ends the program and then, once more, by SIGQUIT, and looks for
+// secrets in all it showed and left.
+func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict, traces *collector) {
 	t.Helper()
 	client := api{url: r.URL, user: parts.User{Name: "x", Password: c.local}}
 	if r.config.Auth == "passthrough" {
@@ -175,6 +178,14 @@ func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict)
 	}
 	wrong := api{url: r.URL, user: parts.User{Name: c.password, Password: c.local + "x"}}.do(t, "GET", "/v2/?access_token="+url.QueryEscape(c.password), nil)
 	fmt.Fprint(&said, wrong.Header, string(wrong.body))
+	shown := r.shown(t)
+	// What is still to be delivered of traces is delivered at the end.
+	r.Stop()
+	before := r.Output()
+	if got := traces.traces(); !strings.Contains(got, "acme/app") || !strings.Contains(got, upstreamName) {
+		t.Errorf("no trace of the push was delivered, so nothing was shown: %d bytes", len(got))
+	}
+	r.start(t)
 	if err := syscall.Kill(r.Pid(), syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +198,7 @@ func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict)
 		t.Error("SIGQUIT left no goroutines in the log, so nothing was shown")
 	}
 	written := r.stored(t)
-	for what, text := range map[string]string{"said": said.String(), "logged": r.Output(), "stored": written} {
+	for what, text := range map[string]string{"said": said.String(), "logged": before + r.Output(), "stored": written, "shown": shown, "traced": traces.traces()} {
 		for _, secret := range []string{c.password, c.identity, c.bearer, c.signed, c.local} {
 			for _, form := range forms(secret) {
 				if hash := sha256.Sum256([]byte(secret)); secret == c.local && form == hex.EncodeToString(hash[:]) {
