@@ -40,7 +40,7 @@ type Badger struct {
 	// the writes that meet its DropPrefix.
 	gate    sync.RWMutex
 	reclaim sync.Mutex   // one Drop at a time
-	use     sync.RWMutex // held by whoever reads or syncs, against them by Close
+	use     sync.RWMutex // held by whoever reads or syncs, against them by Close and who removes a value log
 	files   fileSync
 	ahead   ahead
 	spare   spare
@@ -107,11 +107,16 @@ func (s *Badger) dropPrefixes(prefixes [][]byte) error { return s.db.DropPrefix(
 // whether there may be another.
 func (s *Badger) collect() (more bool, err error) {
 	// The file's live values move to the newest file, which badger does not
-	// sync; an open iterator keeps the old file until Barrier has done so.
+	// sync; an open iterator keeps the old file until Barrier has done so, and
+	// then until nobody reads a value that was found in it.
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(formatKey)})
-	defer it.Close()
+	defer func() {
+		s.use.Lock()
+		defer s.use.Unlock()
+		it.Close()
+	}()
 	// Writers wait: badger reads the newest memtable's state unlocked here, and
 	// what is not overwritten meanwhile cannot come back from the old file.
 	s.gate.Lock()
@@ -229,20 +234,17 @@ func (s *Badger) read(key, buf []byte) (value []byte, err error) {
 	return value, err
 }
 
-// view shows fn the value of key, or nil if there is none; fn may see several
-// before the right one. The error is ErrDamaged if there is a value that cannot
+// view shows fn the value of key, or nil if there is none. The error is ErrDamaged if there is a value that cannot
 // be read.
 func (s *Badger) view(key []byte, fn func(value []byte)) error {
 	s.use.RLock()
 	defer s.use.RUnlock()
-	// Badger returns nothing, and no error, for a value it cannot read. One
-	// whose file was collected just now is found by the second try.
-	for range 3 {
-		if readable, err := s.viewOnce(key, fn); readable || err != nil {
-			return err
-		}
+	readable, err := s.viewOnce(key, fn)
+	if err == nil && !readable {
+		// Badger returns nothing, and no error, for a value it cannot read.
+		err = fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
 	}
-	return fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
+	return err
 }
 
 func (s *Badger) viewOnce(key []byte, fn func(value []byte)) (readable bool, err error) {

@@ -5,6 +5,7 @@ package blobcache_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"pushproxy/blobcache"
 	"pushproxy/blobcache/blobcachetest"
@@ -221,5 +223,51 @@ func TestOpenBadgerCreatesAPrivateDirectory(t *testing.T) {
 	info, err := os.Stat(dir)
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v; want mode 0700", info.Mode(), err)
+	}
+}
+
+// TestACollectionWaitsForWhoeverReads: a value that was found in a file which is
+// removed before it is read would be a blob that seems damaged.
+func TestACollectionWaitsForWhoeverReads(t *testing.T) {
+	t.Parallel()
+	s := openBadger(t, filepath.Join(t.TempDir(), "cache"))
+	chunk := blobcachetest.Bytes(1, blobcache.ChunkSize)
+	dead, alive := blobcachetest.ID("dead"), blobcachetest.ID("alive")
+	for n := range 24 {
+		upload := dead
+		if n%4 == 0 {
+			upload = alive
+		}
+		if err := s.PutChunk(t.Context(), upload, n, chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if done, err := s.Swap(t.Context(), "blob/x", nil, []byte("a record")); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	dropped, reading, read := make(chan error, 1), make(chan struct{}), make(chan struct{})
+	go func() {
+		<-reading
+		dropped <- s.Drop(context.Background(), dead)
+	}()
+	early := false
+	err := s.ViewForTest("blob/x", func([]byte) {
+		close(reading)
+		select {
+		case err := <-dropped:
+			early = true
+			dropped <- err
+		case <-time.After(2 * time.Second):
+		}
+		close(read)
+	})
+	<-read
+	if err := errors.Join(err, <-dropped); err != nil || early {
+		t.Errorf("a value log was removed under a reader: %t, %v", early, err)
+	}
+	for n := 0; n < 24; n += 4 {
+		if got, err := s.GetChunk(t.Context(), alive, n, nil); err != nil || !bytes.Equal(got, chunk) {
+			t.Errorf("chunk %d: %d bytes, %v", n, len(got), err)
+		}
 	}
 }

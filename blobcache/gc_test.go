@@ -1,6 +1,7 @@
 package blobcache_test
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"sync"
@@ -239,4 +240,106 @@ func TestACheckFindsDamageAndSetsItAside(t *testing.T) {
 	a.here(m, map[string]digest.Digest{"fine": fine, "damaged": digest.FromBytes(p)}, "fine")
 	commit(t, a.Cache, p)
 	wantStored(t, a.Cache, p)
+}
+
+// meeting is an index that lets something happen in the middle of its calls.
+type meeting struct {
+	*blobcache.Memory
+	found func(key string) // after a record was read, before whoever asked has it
+	goes  func(key string) // before a record is removed
+}
+
+func (m *meeting) Get(ctx context.Context, key string) ([]byte, error) {
+	p, err := m.Memory.Get(ctx, key)
+	if m.found != nil {
+		m.found(key)
+	}
+	return p, err
+}
+
+func (m *meeting) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
+	if m.goes != nil && len(new) == 0 {
+		m.goes(key)
+	}
+	return m.Memory.Swap(ctx, key, old, new)
+}
+
+// TestABlobThatIsUsedWhileOthersAreRemovedIsSpared: it was doomed when the
+// removal of the others began.
+func TestABlobThatIsUsedWhileOthersAreRemovedIsSpared(t *testing.T) {
+	t.Parallel()
+	for name, use := range map[string]func(c *blobcache.Cache, d digest.Digest){
+		"pinned":            func(c *blobcache.Cache, d digest.Digest) { c.Pin(d) },
+		"pinned and let go": func(c *blobcache.Cache, d digest.Digest) { c.Pin(d)() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := blobcache.NewMemory()
+			index := &meeting{Memory: m}
+			a := newAged(t, m)
+			a.Cache = blobcache.New(m, index)
+			a.Now = func() time.Time {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				return a.now
+			}
+			first := a.put(1)
+			a.pass(time.Second)
+			second := a.put(2)
+			a.pass(2 * time.Hour)
+			index.goes = func(key string) {
+				if key == "blob/"+string(first) {
+					use(a.Cache, second)
+				}
+			}
+			if r := a.collect(blobcache.Limits{Quota: 1}); r.Removed != 1 {
+				t.Errorf("got %+v", r)
+			}
+			a.here(m, map[string]digest.Digest{"first": first, "second": second}, "second")
+		})
+	}
+}
+
+// TestABlobThatWasJustFoundIsNotCollected: between the look for its record and
+// the note of its use nobody may remove it.
+func TestABlobThatWasJustFoundIsNotCollected(t *testing.T) {
+	t.Parallel()
+	m := blobcache.NewMemory()
+	index := &meeting{Memory: m}
+	a := newAged(t, m)
+	a.Cache = blobcache.New(m, index)
+	a.Now = func() time.Time {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.now
+	}
+	d := a.put(1)
+	a.pass(2 * time.Hour)
+	if _, err := a.Collect(t.Context(), blobcache.Limits{Quota: 1}); err != nil {
+		t.Fatal(err)
+	}
+	a.pass(11 * time.Minute)
+	collected := make(chan error, 1)
+	index.found = func(key string) {
+		if key != "blob/"+string(d) {
+			return
+		}
+		index.found = nil
+		go func() {
+			_, err := a.Collect(context.Background(), blobcache.Limits{Quota: 1})
+			collected <- err
+		}()
+		select {
+		case err := <-collected:
+			collected <- err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	if _, err := a.Stat(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-collected; err != nil {
+		t.Fatal(err)
+	}
+	a.here(m, map[string]digest.Digest{"it": d}, "it")
 }
