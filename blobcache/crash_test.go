@@ -37,7 +37,7 @@ const crashCheckpoint = 2<<20 + 777
 
 func TestMain(m *testing.M) {
 	for variable, program := range map[string]func(dir string) error{
-		crashDir: pushUntilKilled, replaceDir: replaceUntilKilled, powerCutDir: pushBehindBarriers,
+		crashDir: pushUntilKilled, replaceDir: replaceUntilKilled, powerCutDir: pushBehindBarriers, waitingDir: fillMemtables,
 	} {
 		if dir := os.Getenv(variable); dir != "" {
 			if err := program(dir); err != nil {

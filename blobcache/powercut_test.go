@@ -175,3 +175,87 @@ func cutPower(t *testing.T, mount string) {
 		t.Fatalf("shutdown of %s: %v", mount, errno)
 	}
 }
+
+// waitingDir names the variable that makes the test binary the process whose
+// memtables wait when the power is cut.
+const waitingDir = "BLOBCACHE_TEST_WAITING_DIR"
+
+func waitingBlob(i int) []byte { return blobcachetest.Bytes(i, 3000) }
+
+const waitingBlobs = 750
+
+// fillMemtables stores blobs that fill two memtables and begin a third, keeps
+// badger from making tables of them, and writes a line when all are durable.
+func fillMemtables(dir string) error {
+	s, err := blobcache.OpenBadger(dir, blobcache.BadgerOptions{Floor: 1 << 20, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20})
+	if err != nil {
+		return err
+	}
+	// Badger takes no name that is there, and tries the next one a second later.
+	for i := range 200 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%06d.sst", i+1)), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	ctx, c := context.Background(), blobcache.New(s, s)
+	var stored []digest.Digest
+	for i := range waitingBlobs {
+		u, err := c.Begin(ctx, "", "")
+		if err == nil {
+			_, err = u.Write(waitingBlob(i))
+		}
+		if err == nil {
+			err = u.Commit(ctx, digest.FromBytes(waitingBlob(i)))
+		}
+		if err != nil {
+			return err
+		}
+		stored = append(stored, digest.FromBytes(waitingBlob(i)))
+	}
+	if err := c.Barrier(ctx, stored...); err != nil {
+		return err
+	}
+	logs, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	fmt.Println(len(logs))
+	<-time.After(time.Minute)
+	return err
+}
+
+// TestMemtablesThatWaitSurviveAPowerCut: badger's own Sync is about the newest
+// only.
+func TestMemtablesThatWaitSurviveAPowerCut(t *testing.T) {
+	t.Parallel()
+	dir, image := smallDisk(t, 256<<20)
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), waitingDir+"="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	scan := bufio.NewScanner(out)
+	if !scan.Scan() {
+		t.Fatal("the process ended")
+	}
+	// The one in use and the next one's file are two.
+	if n, err := strconv.Atoi(scan.Text()); err != nil || n < 4 {
+		t.Fatalf("there are %d memtables, want two that wait", n)
+	}
+	cutPower(t, filepath.Dir(dir))
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	run(t, "umount", filepath.Dir(dir))
+	run(t, "mount", "-o", "loop", image, filepath.Dir(dir))
+	s, err := blobcache.OpenBadger(dir, blobcache.BadgerOptions{Floor: 1 << 20, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	c := blobcache.New(s, s)
+	for i := range waitingBlobs {
+		wantStored(t, c, waitingBlob(i))
+	}
+}
