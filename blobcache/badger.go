@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -64,8 +65,9 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	var err error
-	if s.db, err = badger.OpenManaged(settings(dir, o, s.watch)); unborn(err) {
+	for s.db, err = badger.OpenManaged(settings(dir, o, s.watch)); again(err, began); {
 		s.db, err = badger.OpenManaged(settings(dir, o, s.watch))
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"pushproxy/oci"
 )
@@ -82,6 +83,22 @@ func openError(dir string, err error) error {
 // the next attempt finds it empty, and removes it.
 func unborn(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "opening memtables") && strings.Contains(err.Error(), "Create a new file")
+}
+
+// lockWait is how long a directory may stay locked by whoever has left it: a
+// process that was started at that moment holds the lock until it has begun.
+const lockWait = time.Second
+
+// again reports whether badger may open a directory at another attempt.
+func again(err error, began time.Time) bool {
+	if err == nil || time.Since(began) > lockWait {
+		return false
+	}
+	if strings.Contains(err.Error(), "Cannot acquire directory lock") {
+		<-time.After(10 * time.Millisecond)
+		return true
+	}
+	return unborn(err)
 }
 
 // watcher is badger's logger. It says nothing; it listens, because badger only

@@ -72,9 +72,9 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 		return nil, err
 	}
 	clearSpares(dir)
-	watch := &watcher{}
+	watch, began := &watcher{}, time.Now()
 	db, err := badger.OpenManaged(badgerOptions(dir, watch))
-	if unborn(err) {
+	for again(err, began) {
 		db, err = badger.OpenManaged(badgerOptions(dir, watch))
 	}
 	if err != nil {

@@ -166,6 +166,22 @@ func unborn(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "opening memtables") && strings.Contains(err.Error(), "Create a new file")
 }
 
+// lockWait is how long a directory may stay locked by whoever has left it: a
+// process that was started at that moment holds the lock until it has begun.
+const lockWait = time.Second
+
+// again reports whether badger may open a directory at another attempt.
+func again(err error, began time.Time) bool {
+	if err == nil || time.Since(began) > lockWait {
+		return false
+	}
+	if strings.Contains(err.Error(), "Cannot acquire directory lock") {
+		<-time.After(10 * time.Millisecond)
+		return true
+	}
+	return unborn(err)
+}
+
 // watcher is badger's logger. It prints nothing, and remembers errors that mean
 // that acknowledged writes may not be on the disk. A table for which there is no
 // room is none: badger tries again, and the log is there.
