@@ -25,6 +25,7 @@ import (
 var (
 	soakOps   = flag.Int("soak", 600, "operations of the soak of the collection")
 	soakEvery = flag.Duration("soak-every", 100*time.Millisecond, "how often the soak collects")
+	soakFiles = flag.Bool("soak-files", false, "whether the soak's bodies over 64 KiB are files")
 )
 
 // soak pushes to a queue over a cache that is collected all the time. Its clock
@@ -43,7 +44,8 @@ func (s *soak) now() time.Time { return s.began.Add(time.Since(s.began) * 3600) 
 func newSoak(t *testing.T) *soak {
 	t.Helper()
 	s := &soak{began: time.Now(), dir: filepath.Join(t.TempDir(), "cache")}
-	store, err := blobcache.OpenBadger(s.dir, blobcache.BadgerOptions{Floor: 32 << 20, ValueLogFileSize: 16 << 20, MemTableSize: 4 << 20})
+	store, err := blobcache.OpenFiles(s.dir, blobcache.FilesOptions{InBadger: !*soakFiles,
+		BadgerOptions: blobcache.BadgerOptions{Floor: 32 << 20, ValueLogFileSize: 16 << 20, MemTableSize: 4 << 20}})
 	noError(t, err)
 	t.Cleanup(func() { noError(t, store.Close()) })
 	r := newRig(t, &upstreamtest.Registry{})
