@@ -21,7 +21,8 @@ const (
 	// may be ahead, and paceLeast how far in bytes at least.
 	paceAhead = 10 * time.Second
 	paceLeast = 8 << 20
-	// pacePoll is how often a client that is held back is looked at again.
+	// pacePoll is how often a client that is held back is looked at again at
+	// least: at first it is sooner, since an upload mostly begins in no time.
 	pacePoll = 50 * time.Millisecond
 )
 
@@ -64,9 +65,11 @@ func (f *Forwarder) Arriving(t *Target, repo oci.Repo, upload string, d digest.D
 // returns when the upstream is at most about ten seconds behind the received
 // bytes, when nothing is being sent on, or when ctx ends.
 func (in Arriving) Pace(ctx context.Context, received int64) {
+	poll := time.Millisecond
 	for !in.a.ended.Load() && received-in.a.sent.Load() > in.a.allowance() {
+		poll = min(2*poll, pacePoll)
 		select {
-		case <-time.After(pacePoll):
+		case <-time.After(poll):
 		case <-ctx.Done():
 			return
 		}

@@ -410,3 +410,18 @@ func TestAPacedClientIsHeldToTheUpstreamsPace(t *testing.T) {
 		r.pushed("ann", "app", "v1", r.image(layer))
 	})
 }
+
+func TestAPacedClientGoesOnSoonAfterTheUpstreamHasBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &arrival{}
+		time.AfterFunc(4*time.Millisecond, func() {
+			a.since.Store(time.Now().UnixNano())
+			a.sent.Store(2 * mib)
+		})
+		began := time.Now()
+		Arriving{a}.Pace(t.Context(), paceLeast+mib)
+		if waited := time.Since(began); waited > 10*time.Millisecond {
+			t.Errorf("it was held for %s, the upstream began after 4ms", waited)
+		}
+	})
+}
