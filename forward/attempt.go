@@ -3,6 +3,8 @@ package forward
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"pushproxy/metadata"
 	"pushproxy/oci"
@@ -25,7 +27,7 @@ func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string, did 
 	if err != nil {
 		return strangers{fmt.Errorf("the credential for %s cannot be had: %w", j.Repo, err)}
 	}
-	if owner != j.Owner {
+	if owner != j.Owner && !q.formerly(ctx, j) {
 		return strangers{oci.ErrDenied.With("the credential for %s is not the one that this push was accepted with (%s); bring that back, or let the present one push it: pushproxy queue retry --adopt %s",
 			j.Repo, j.Credential, j.ID)}
 	}
@@ -49,6 +51,59 @@ func (q *Queue) attempt(ctx context.Context, j metadata.Job, tags []string, did 
 	}
 	did.Result, err = q.Forward.Push(ctx, job)
 	return err
+}
+
+// formerly reports whether the present credential is the identity that a job was
+// accepted with, under a secret that was replaced since.
+func (q *Queue) formerly(ctx context.Context, j metadata.Job) bool {
+	if q.Formerly == nil {
+		return false
+	}
+	owners, err := q.Formerly(ctx, j.Principal, j.Repo)
+	return err == nil && slices.Contains(owners, j.Owner)
+}
+
+// Rekey gives the jobs whose identity is the present credential's under a secret
+// that was replaced the owner that it has now. It returns how many could not be
+// looked at: for their sake the old secret is kept. Others are of another
+// identity, or were moved already.
+func (q *Queue) Rekey(ctx context.Context) (undecided int) {
+	for _, j := range q.Jobs() {
+		if q.rekey(ctx, j) != nil {
+			undecided++
+		}
+	}
+	return undecided
+}
+
+func (q *Queue) rekey(ctx context.Context, j metadata.Job) error {
+	t, err := q.Target(ctx, j.Principal, j.Repo.Host)
+	if err != nil {
+		return err
+	}
+	owner, err := t.Owner(ctx, j.Repo)
+	if err != nil || owner == j.Owner || !q.formerly(ctx, j) {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	entry := q.jobs[j.ID]
+	if entry == nil || entry.Owner != j.Owner {
+		return nil
+	}
+	next := entry.Job
+	next.Owner = owner
+	if next.State == metadata.JobNeedsAuth {
+		next.State, next.NotBefore = metadata.JobQueued, time.Time{}
+	}
+	stored, err := q.Forward.meta.UpdateJob(ctx, next)
+	if err != nil {
+		return err
+	}
+	entry.Job = stored
+	q.tell()
+	q.nudge()
+	return nil
 }
 
 // strangers is the error of a job whose credential is not there.

@@ -31,6 +31,9 @@ type Queue struct {
 	Target func(ctx context.Context, principal, host string) (*Target, error)
 	// Policy says how an upstream is to be treated; nil means the zero Policy.
 	Policy func(host string) Policy
+	// Formerly returns the owners that the present credential had under secrets of
+	// the installation that were replaced; nil: none were.
+	Formerly func(ctx context.Context, principal string, repo oci.Repo) ([]metadata.Owner, error)
 	// Report, when set, is told of each job that is done, or that waits for a
 	// person from now on. It must not block.
 	Report func(Report)

@@ -24,7 +24,7 @@ var faultPlaces = map[string]parts.Change{
 	"stream":  {File: "forward/stream.go", Old: "	if s.owner, err = s.t.Owner(ctx, s.repo); err != nil {\n"},
 	"start":   {File: "forward/forward.go", Old: "		size, err := f.cache.Stat(f.life, d)\n"},
 	"learn":   {File: "forward/facts.go", Old: "		group, ctx := errgroup.WithContext(f.life)\n"},
-	"warm":    {File: "forward/warm.go", Old: "	f.aside(func() { _ = t.Warm(f.life, repo) })\n"},
+	"warm":    {File: "forward/warm.go", Old: "f.aside(func() { _ = t.Warm("},
 	"blob":    {File: "forward/manifest.go", Old: "			o, err := r.f.ensure(groupCtx, e)\n"},
 	"attempt": {File: "forward/attempt.go", Old: "	t, err := q.Target(ctx, j.Principal, j.Repo.Host)\n"},
 	"queue":   {File: "forward/queue.go", Old: "		timer := time.NewTimer(q.start(attempts, &running))\n"},
@@ -74,6 +74,10 @@ var buildFaulty = sync.OnceValues(func() (string, error) {
 		}
 		changes = append(changes, c)
 	}
+	// What is tried again is tried again soon, so that a test need not wait.
+	changes = append(changes,
+		parts.Change{File: "upstream/retry.go", Old: "firstDelay      = 500 * time.Millisecond", New: "firstDelay      = 5 * time.Millisecond"},
+		parts.Change{File: "upstream/retry.go", Old: "longestDelay    = 30 * time.Second", New: "longestDelay    = 50 * time.Millisecond"})
 	for dir, name := range packages {
 		changes = append(changes, parts.Change{File: dir + "/fault_for_tests.go", New: "package " + name + "\n" + fault})
 	}

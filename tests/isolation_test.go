@@ -3,6 +3,7 @@ package tests
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -186,5 +187,79 @@ func TestS21TheSecretCanBeReplacedDuringPushes(t *testing.T) {
 	push(upstreamName + "/acme/one")
 	if got := push(upstreamName + "/acme/two"); len(got.mounts()) == 0 {
 		t.Errorf("after a push with the new secret nothing is mounted:\n%s", got)
+	}
+}
+
+// A queued push is known by who pushed it, under the installation's secret. When that is replaced, the push goes on as soon
+// as its credential was seen to be the same, and waits for a person where it is not.
+func TestS21QueuedPushesSurviveANewSecret(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name          string
+		stopped, same bool
+	}{
+		{"while it runs", false, true}, {"while it is stopped", true, true}, {"with another password", false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := startTraced(t)
+			p.rec.setRule(func(w http.ResponseWriter, r *http.Request) bool {
+				down := r.Method == "PUT" && strings.Contains(r.URL.Path, "/manifests/")
+				if down {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+				return down
+			})
+			a := p.api()
+			m := artifactOf(t, a.pushBlob(t, killRepo, []byte("{}")), a.pushBlob(t, killRepo, []byte(t.Name())))
+			a.want(t, http.StatusCreated, "PUT", "/v2/"+killRepo+"/manifests/v1", m, "Content-Type", typeManifest, "Pushproxy-Mode", "async")
+			poll(t, 30*time.Second, "an attempt", func() bool { return len(p.rec.requests().manifestPuts()) > 0 })
+			if c.stopped {
+				p.Stop()
+			}
+			if !c.same {
+				writeFile(t, p.config.Credentials.DockerConfig, dockerConfig(upstreamName, parts.User{Name: "alice", Password: "another"}), 0o600)
+			}
+			before := readFile(t, filepath.Join(p.config.DataDir, "secret"))
+			for range 2 { // the second time nothing but the newest counts, and the first is the one that is needed
+				if _, errs, err := p.run(t, "secret", "rotate"); err != nil {
+					t.Fatalf("%v: %s", err, errs)
+				}
+			}
+			if c.stopped {
+				p.start(t)
+			} else {
+				poll(t, 20*time.Second, "the new secret to be taken over", func() bool { return strings.Contains(p.Output(), "has a new secret") })
+			}
+			p.rec.setRule(nil)
+			queued := func() string {
+				out, errs, err := p.run(t, "queue", "ls")
+				if err != nil {
+					t.Fatal(errs)
+				}
+				return out
+			}
+			if !c.same {
+				poll(t, 60*time.Second, "the job to wait for a person", func() bool { return strings.Contains(queued(), "needs-auth") })
+				if got, err := upstreamAPI(p.reg).tryPull("acme/app", "v1"); err == nil {
+					t.Errorf("it was sent with another identity: %s", got)
+				}
+				return
+			}
+			poll(t, 60*time.Second, "the job to be sent", func() bool {
+				_, err := upstreamAPI(p.reg).tryPull("acme/app", "v1")
+				return err == nil
+			})
+			for _, l := range p.auditLines(t, "not sent") {
+				t.Errorf("it waited for a person: %v", l)
+			}
+			poll(t, 20*time.Second, "the old secret to be forgotten", func() bool {
+				_, err := os.Stat(filepath.Join(p.config.DataDir, "secret.old"))
+				return os.IsNotExist(err)
+			})
+			if after := readFile(t, filepath.Join(p.config.DataDir, "secret")); after == before {
+				t.Error("the secret is the same")
+			}
+		})
 	}
 }

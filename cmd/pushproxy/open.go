@@ -102,22 +102,26 @@ func newSecret(file string) (authinject.Secret, error) {
 	raw := make([]byte, secretBytes)
 	// It never fails (crypto/rand).
 	_, _ = rand.Read(raw)
-	secret := hex.EncodeToString(raw)
+	secret := authinject.Secret(hex.EncodeToString(raw))
+	return secret, writeSecret(file, secret)
+}
+
+func writeSecret(file string, secret authinject.Secret) error {
 	// Renamed into place, and synced before and after: without it nobody is who
 	// they were, and no queued push is sent.
 	temp := file + ".new"
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return "", err
+		return err
 	}
-	_, err = f.WriteString(secret + "\n")
+	_, err = f.WriteString(secret.Reveal() + "\n")
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Rename(temp, file); err != nil {
-		return "", err
+		return err
 	}
-	return authinject.Secret(secret), syncDirs(filepath.Dir(file))
+	return syncDirs(filepath.Dir(file))
 }
 
 // syncDirs makes the names in a directory durable, and its own.

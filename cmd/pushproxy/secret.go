@@ -5,16 +5,23 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"pushproxy/authinject"
+	"pushproxy/forward"
 	"pushproxy/metadata"
+	"pushproxy/oci"
+	"pushproxy/proxy"
 )
 
 // secretEvery is how often the installation's secret is looked at.
@@ -26,7 +33,8 @@ func secretCommand() *cobra.Command {
 		Use:   "rotate",
 		Short: "Replace the secret that keys what is known of mounts",
 		Long: "Replace the secret that keys what is known of mounts, for instance since a backup of it got lost. A running\n" +
-			"pushproxy takes the new one within a second. Nothing fails: where blobs can be mounted from is learned anew.",
+			"pushproxy takes the new one within a second. Nothing fails: where blobs can be mounted from is learned anew,\n" +
+			"and queued pushes are known by the new one once their credential was seen to be the same.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(cmd.Flags())
@@ -36,7 +44,7 @@ func secretCommand() *cobra.Command {
 			if _, err := openTokens(c); err != nil {
 				return err
 			}
-			if _, err := newSecret(filepath.Join(c.DataDir, "secret")); err != nil {
+			if err := rotate(c.DataDir); err != nil {
 				return fmt.Errorf("data_dir %s: %w", c.DataDir, err)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "the installation has a new secret")
@@ -46,16 +54,66 @@ func secretCommand() *cobra.Command {
 	return command
 }
 
-// rotatingSecret is the installation's secret while the program runs.
-type rotatingSecret struct {
-	file string
-	now  atomic.Pointer[authinject.Secret]
+// oldSecret is the file that the secret which was replaced is in until what is
+// queued has been moved to the new one.
+const oldSecret = "secret.old"
+
+// rotate replaces the secret in a data directory. The one before is kept beside
+// it for as long as queued pushes are known by it; where there is one already, it
+// is that one.
+func rotate(dir string) error {
+	file, old := filepath.Join(dir, "secret"), filepath.Join(dir, oldSecret)
+	if _, err := os.Lstat(old); errors.Is(err, fs.ErrNotExist) {
+		before, err := installationSecret(file)
+		if err != nil {
+			return err
+		}
+		if err := writeSecret(old, before); err != nil {
+			return err
+		}
+	}
+	_, err := newSecret(file)
+	return err
 }
 
-func newRotatingSecret(dir string, secret authinject.Secret) *rotatingSecret {
-	r := &rotatingSecret{file: filepath.Join(dir, "secret")}
+// rotatingSecret is the installation's secret while the program runs.
+type rotatingSecret struct {
+	file  string
+	queue *forward.Queue
+	now   atomic.Pointer[authinject.Secret]
+	// before are those that were replaced and that queued pushes may be known by.
+	before atomic.Pointer[[]authinject.Secret]
+}
+
+func newRotatingSecret(dir string, secret authinject.Secret, queue *forward.Queue) *rotatingSecret {
+	r := &rotatingSecret{file: filepath.Join(dir, "secret"), queue: queue}
 	r.now.Store(&secret)
+	r.before.Store(&[]authinject.Secret{})
+	if old := filepath.Join(dir, oldSecret); exists(old) {
+		// One that cannot be read is of no use to anybody.
+		if before, err := installationSecret(old); err == nil {
+			r.before.Store(&[]authinject.Secret{before})
+		}
+	}
 	return r
+}
+
+// former returns the secrets that were replaced and may still be needed.
+func (r *rotatingSecret) former() []authinject.Secret { return *r.before.Load() }
+
+// move gives what is queued its owners under the present secret, and then
+// forgets the earlier ones.
+func (r *rotatingSecret) move(ctx context.Context, log *slog.Logger) {
+	if len(r.former()) == 0 {
+		return
+	}
+	if undecided := r.queue.Rekey(ctx); undecided > 0 || ctx.Err() != nil {
+		return
+	}
+	if err := os.Remove(filepath.Join(filepath.Dir(r.file), oldSecret)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("the secret that was replaced cannot be removed; delete it", "error", err)
+	}
+	r.before.Store(&[]authinject.Secret{})
 }
 
 // get returns the secret of this moment.
@@ -64,6 +122,7 @@ func (r *rotatingSecret) get() authinject.Secret { return *r.now.Load() }
 // watch takes over a new secret when there is one, until ctx ends.
 func (r *rotatingSecret) watch(ctx context.Context, meta *metadata.DB, log *slog.Logger) {
 	r.settle(ctx, meta, log)
+	r.move(ctx, log)
 	tick := time.NewTicker(secretEvery)
 	defer tick.Stop()
 	for {
@@ -73,12 +132,14 @@ func (r *rotatingSecret) watch(ctx context.Context, meta *metadata.DB, log *slog
 		case <-tick.C:
 		}
 		secret, err := installationSecret(r.file)
-		if err != nil || secret == r.get() {
-			// The next start says what is wrong with it.
-			continue
+		if err == nil && secret != r.get() {
+			before := append(slices.Clone(r.former()), r.get())
+			r.before.Store(&before)
+			r.now.Store(&secret)
+			r.settle(ctx, meta, log)
 		}
-		r.now.Store(&secret)
-		r.settle(ctx, meta, log)
+		// Of one that cannot be read the next start says what is wrong with it.
+		r.move(ctx, log)
 	}
 }
 
@@ -93,4 +154,24 @@ func (r *rotatingSecret) settle(ctx context.Context, meta *metadata.DB, log *slo
 	case changed:
 		log.Info("the installation has a new secret; where blobs can be mounted from is learned anew")
 	}
+}
+
+// formerly returns the owners that the present credential had under secrets that
+// were replaced.
+func (u *upstreams) formerly(ctx context.Context, principal string, repo oci.Repo) (owners []metadata.Owner, err error) {
+	if u.former == nil || len(u.former()) == 0 {
+		return nil, nil
+	}
+	r, err := u.reach(principal, repo.Host, u.source(proxy.CallerFrom(ctx), principal, repo.Host))
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.transport.Credential(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	for _, secret := range u.former() {
+		owners = append(owners, metadata.Owner(authinject.Owner(secret, principal, r.transport.Host, c)))
+	}
+	return owners, nil
 }

@@ -102,8 +102,8 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	secret := newRotatingSecret(c.DataDir, stores.secret)
-	upstreams.secret, upstreams.quit = secret.get, ctx.Done()
+	secret := newRotatingSecret(c.DataDir, stores.secret, queue)
+	upstreams.secret, upstreams.former, upstreams.quit = secret.get, secret.former, ctx.Done()
 	registry := &proxy.Registry{
 		Routes: upstreams.routes(), Target: upstreams.target, Queue: queueFor(c, queue), Async: upstreams.async,
 		Cache: cache, Meta: meta, Forward: forwarder, Log: log, Audit: audit, Metrics: numbers.proxy, Traced: c.Tracing.traced,
@@ -154,7 +154,7 @@ func openQueue(ctx context.Context, c Config, s *stores, f *forward.Forwarder, u
 	if f.Seal, err = authinject.Sealer(s.secret, "upload sessions"); err != nil {
 		return nil, err
 	}
-	queue := &forward.Queue{Forward: f, Target: u.target, Policy: u.policy, Report: news.report}
+	queue := &forward.Queue{Forward: f, Target: u.target, Policy: u.policy, Formerly: u.formerly, Report: news.report}
 	damaged, err := queue.Open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("data_dir %s: the queued pushes cannot be read: %w", c.DataDir, err)

@@ -24,6 +24,7 @@ import (
 type upstreams struct {
 	config  Config
 	secret  func() authinject.Secret
+	former  func() []authinject.Secret  // that were replaced and may still be needed; nil: none
 	sources authinject.Chain            // of the principal local
 	chains  map[string]authinject.Chain // of each configured principal
 	forward *forward.Forwarder
