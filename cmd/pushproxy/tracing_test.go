@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel"
 	otlp "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
@@ -230,6 +231,9 @@ func TestABlobThatTwoPushesWaitForIsOneSpanAndALink(t *testing.T) {
 
 func TestACollectorThatIsDeadCostsALineInTheLog(t *testing.T) {
 	clean(t)
+	// What the library is told of, it prints.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { t.Errorf("the library says: %v", err) }))
+	defer otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {}))
 	hanging, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
