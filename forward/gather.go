@@ -70,6 +70,21 @@ func (f *Forwarder) arriving(key gatherKey) string {
 	return g.id
 }
 
+// goesOn returns the id of the push that a request brings something for, which
+// was id so far: another one, when a manifest has come meanwhile and taken that,
+// since its own blobs were there before it.
+func (f *Forwarder) goesOn(key gatherKey, id string) string {
+	f.gathers.mu.Lock()
+	defer f.gathers.mu.Unlock()
+	if g := f.gathers.open[key]; g != nil && g.id == id {
+		return id
+	}
+	g := f.gather(key)
+	g.sending++
+	g.timer.Stop()
+	return g.id
+}
+
 // arrived ends what arriving began.
 func (f *Forwarder) arrived(key gatherKey, id string) {
 	f.gathers.mu.Lock()
@@ -88,13 +103,6 @@ func (g *gathering) patience() time.Duration {
 		return familyFor
 	}
 	return gatherIdle
-}
-
-// gathering returns the id of what a principal is sending to a repository now.
-func (f *Forwarder) gathering(key gatherKey) string {
-	f.gathers.mu.Lock()
-	defer f.gathers.mu.Unlock()
-	return f.gather(key).id
 }
 
 // scatter ends a gathering for which nothing came any more.

@@ -43,15 +43,7 @@ func (in *Incoming) tell(status Status, current int64, why string) {
 func (in *Incoming) Got(n int64) {
 	if now := time.Now(); now.Sub(in.told) > toldEvery {
 		in.told = now
-		in.f.gathers.mu.Lock()
-		if g := in.f.gathers.open[in.key]; g == nil || g.id != in.about.Push {
-			// A manifest has come meanwhile, and this blob is not one of its own.
-			g = in.f.gather(in.key)
-			g.sending++
-			g.timer.Stop()
-			in.about.Push = g.id
-		}
-		in.f.gathers.mu.Unlock()
+		in.about.Push = in.f.goesOn(in.key, in.about.Push)
 		in.tell(Receiving, in.first+n, "")
 	}
 }
@@ -60,6 +52,7 @@ func (in *Incoming) Got(n int64) {
 // size bytes, without it size bytes are here and more may follow; why says what
 // broke it off, if something did.
 func (in *Incoming) End(d digest.Digest, size int64, why string) {
+	in.about.Push = in.f.goesOn(in.key, in.about.Push)
 	switch {
 	case d != "":
 		in.about.Digest, in.about.Total = d, size
