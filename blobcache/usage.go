@@ -2,7 +2,6 @@ package blobcache
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
@@ -30,13 +29,4 @@ func (c *Cache) Usage(ctx context.Context) (u Usage, err error) {
 	}
 	u.Blobs, u.Oldest = len(all), time.Unix(all[0].used, 0)
 	return u, nil
-}
-
-// Full returns why nothing more can be stored, an ErrFull, or nil.
-func (f *Files) Full() error {
-	err := f.Badger.space.admit(1)
-	if errors.Is(err, ErrFull) {
-		return err
-	}
-	return nil
 }

@@ -25,6 +25,7 @@ func configCommand() *cobra.Command {
 				others = "port 443 of other hosts is passed through"
 			}
 			fmt.Fprintf(out, "tls: %s\nforward_proxy: %s (%s)\n", c.TLS, orNowhere(strings.Join(c.ForwardProxy.Listen, " ")), others)
+			fmt.Fprintf(out, "status_listen: %s\n", orNowhere(strings.Join(c.StatusListen, " ")))
 			for _, u := range c.Upstreams {
 				fmt.Fprintf(out, "upstream %s: %s", u.Host, u.URL)
 				if len(u.FallbackURLs) > 0 {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"io/fs"
 	"math"
 	"syscall"
 )
@@ -15,12 +14,4 @@ func freeBytes(dir string) (int64, error) {
 		return 0, err
 	}
 	return int64(min(uint64(s.Bavail)*uint64(s.Bsize), math.MaxInt64/2)), nil
-}
-
-// onDisk is what a file takes of the disk: of one with holes less than it has.
-func onDisk(info fs.FileInfo) int64 {
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Blocks * 512
-	}
-	return info.Size()
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,7 +18,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"pushproxy/blobcache"
-	"pushproxy/oci"
 	"pushproxy/proxy"
 	"pushproxy/status"
 )
@@ -153,37 +151,16 @@ func serveStatus(ctx context.Context, c Config, listeners []net.Listener, regist
 
 // usage is how much there is in the store.
 func usage(ctx context.Context, c Config, s *stores, cache *blobcache.Cache) (status.Store, error) {
-	u, err := cache.Usage(ctx)
+	held, err := cache.Usage(ctx)
 	if err != nil {
 		return status.Store{}, err
 	}
-	out := status.Store{LiveBytes: u.Bytes, Blobs: int64(u.Blobs), Oldest: u.Oldest, Quota: size(c.Cache.Quota)}
-	if out.DiskBytes, err = diskBytes(ctx, filepath.Join(c.DataDir, "blobs")); err != nil {
+	disk, err := s.blobs.Disk()
+	if err != nil {
 		return status.Store{}, err
 	}
-	if out.FreeBytes, err = diskFree(c.DataDir); err != nil {
-		return status.Store{}, err
-	}
-	if full := s.blobs.Full(); full != nil {
-		out.ReadOnly = oci.AsError(full).Message
-	}
-	return out, nil
-}
-
-// diskBytes is what a directory takes of the disk.
-func diskBytes(ctx context.Context, dir string) (total int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil || !d.Type().IsRegular() {
-			// It may have gone meanwhile.
-			return nil
-		}
-		if info, err := d.Info(); err == nil {
-			total += onDisk(info)
-		}
-		return nil
-	})
-	return total, err
+	return status.Store{
+		LiveBytes: held.Bytes, Blobs: int64(held.Blobs), Oldest: held.Oldest, Quota: size(c.Cache.Quota),
+		DiskBytes: disk.Tables + disk.Log + disk.Files, FreeBytes: disk.Free, ReadOnly: disk.ReadOnly(),
+	}, nil
 }
