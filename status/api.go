@@ -1,6 +1,7 @@
 // Package status shows what pushproxy is doing: the page, its JSON (version 1),
 // its live stream and the text that the commands print. It learns everything
-// from one stream of events (forward.Watch) and stores nothing.
+// from one stream of events (forward.Feed). It stores finished pushes alone, one
+// line of JSON each, in a file of their own (journal.go).
 package status
 
 import "time"

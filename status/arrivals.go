@@ -120,6 +120,17 @@ func (t *Tracker) drop(p *tracked, b *piece) {
 // it.
 func (t *Tracker) blobs(e *forward.Event) {
 	key := where{e.Principal, e.Repo}
+	if e.Status == forward.Retrying && e.Busy {
+		t.host(e.Principal, e.Repo.Host).slowed(e)
+	}
+	if e.Push != "" {
+		// Not about a blob: a manifest is tried again.
+		if p := t.byID[e.Push]; p != nil && e.Status == forward.Retrying {
+			p.say(retries(e))
+			t.changed(p, e.When)
+		}
+		return
+	}
 	concerned := t.concerned(key, e)
 	if len(concerned) == 0 {
 		if e.Digest == "" && e.Upload == "" {
@@ -136,9 +147,6 @@ func (t *Tracker) blobs(e *forward.Event) {
 			t.host(e.Principal, e.Repo.Host).total += more
 		}
 	}()
-	if e.Status == forward.Retrying && e.Busy {
-		t.host(e.Principal, e.Repo.Host).slowed(e)
-	}
 	for _, c := range concerned {
 		if e.Status == forward.Retrying {
 			c.push.say(retries(e))

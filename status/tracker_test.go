@@ -91,7 +91,11 @@ func TestTheExplanationIsWhatTheUpstreamWasAsked(t *testing.T) {
 			upstreamtest.Fault{Method: http.MethodPut, Path: "/manifests/", Status: http.StatusTooManyRequests, RetryAfter: "2"})
 		r.receive("ann", "acme/app", layer)
 		p = r.pushed("ann", "acme/app", "v2", r.image(config, base, layer))
-		check("a push through a bad time", p, "got no answer: the connection broke", "tried again in", "manifest v2 was told to slow down (429)", "(attempt 2)")
+		check("a push through a bad time", p, "got no answer: the connection broke", "tried again in", "manifest v2 was told to slow down (429)", "(attempt 2)", "Too Many Requests")
+		if r.tracker.mu.Lock(); len(r.tracker.open) > 0 {
+			t.Errorf("the retried manifest left %d gatherings behind", len(r.tracker.open))
+		}
+		r.tracker.mu.Unlock()
 		if p.Blobs[2].State != BlobPushed || p.Blobs[2].Again == 0 || p.Sum.SentBytes < 300_000 {
 			t.Errorf("what was sent twice: %+v, %+v", p.Blobs[2], p.Sum)
 		}
@@ -181,6 +185,27 @@ func TestPushesAtTheSameTimeHaveTheirOwnBlobs(t *testing.T) {
 		}
 		if got, want := told(first, second), r.asked(); !slices.Equal(got, want) {
 			t.Errorf("told %q, the upstream answered %q", got, want)
+		}
+	})
+}
+
+// A blob of another push that is whole when a manifest has just come must not
+// bring that push back to life.
+func TestABlobThatEndsAfterAnothersManifestIsNotThatPushs(t *testing.T) {
+	t.Parallel()
+	bubble(t, "", func(t *testing.T, r *rig) {
+		one, two := content("one", 1000), content("two", 1000)
+		r.receive("ann", "acme/app", one)
+		finish := r.sending("ann", "acme/app", two)
+		first := r.pushed("ann", "acme/app", "one", r.image(one))
+		finish()
+		synctest.Wait()
+		if again := r.know(first.ID); again.State != Done || len(again.Blobs) != 1 {
+			t.Errorf("the finished push: %+v", again)
+		}
+		second := r.pushed("ann", "acme/app", "two", r.image(two))
+		if second.ID == first.ID || len(second.Blobs) != 1 || second.Blobs[0].Received != 1000 || len(r.now()) != 0 {
+			t.Errorf("the second push: %+v; under way %+v", second, r.now())
 		}
 	})
 }
