@@ -76,7 +76,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if at = st.snapshot(); at < 0 {
 			return
 		}
-	} else if st.send(nil, at) != nil {
+	} else if st.send(nil, at, at) != nil {
 		return
 	}
 	st.follow(r, at)
@@ -109,17 +109,23 @@ type stream struct {
 func (st *stream) snapshot() (at int64) {
 	snapshot, at := st.s.snapshotAt(st.viewer)
 	st.store = encode(snapshot.Store)
-	if st.send([]news{{"snapshot", encode(snapshot)}}, at) != nil {
+	if st.send([]news{{"snapshot", encode(snapshot)}}, at, at) != nil {
 		return -1
 	}
 	return at
 }
 
-// send writes events, and the id that says that all up to a change is known.
-func (st *stream) send(all []news, at int64) error {
+// send writes events for a reader who knows all up to a change, and with the
+// last of them the id that says that they know all up to a later one: who is cut
+// off before it gets all of them again.
+func (st *stream) send(all []news, from, at int64) error {
 	var b bytes.Buffer
-	for _, n := range all {
-		fmt.Fprintf(&b, "id: %s-%d\nevent: %s\ndata: %s\n\n", st.s.Instance, at, n.name, n.data)
+	for i, n := range all {
+		id := from
+		if i == len(all)-1 {
+			id = at
+		}
+		fmt.Fprintf(&b, "id: %s-%d\nevent: %s\ndata: %s\n\n", st.s.Instance, id, n.name, n.data)
 	}
 	if len(all) == 0 {
 		b.WriteString(":\n\n")
@@ -143,7 +149,7 @@ func (st *stream) follow(r *http.Request, at int64) {
 		all, now := st.s.since(st.viewer, at)
 		all = append(all, st.stored()...)
 		if len(all) > 0 {
-			if st.send(all, now) != nil {
+			if st.send(all, at, now) != nil {
 				return
 			}
 			beat.Reset(heartbeat)
@@ -155,7 +161,7 @@ func (st *stream) follow(r *http.Request, at int64) {
 			case <-changed:
 				break quiet
 			case <-beat.C:
-				if st.send(nil, at) != nil {
+				if st.send(nil, at, at) != nil {
 					return
 				}
 			case <-st.s.Tracker.done:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"runtime"
@@ -252,6 +253,53 @@ func TestAStreamGoesOnWhereItEndedAndAfterARestartWithASnapshot(t *testing.T) {
 			t.Errorf("after a restart: %+v, %v", m, err)
 		}
 		after.conn.Close()
+	})
+}
+
+func TestAStreamThatIsCutWithinAFrameLosesNothingOfIt(t *testing.T) {
+	t.Parallel()
+	bubble(t, "", func(t *testing.T, r *rig) {
+		open, end := r.serveStream(all)
+		defer end()
+		p := open("")
+		_, err := p.next()
+		r.must(err)
+		p.conn.Close()
+		want := map[string]bool{}
+		for _, tag := range []string{"v1", "v2", "v3"} {
+			blob := content(tag, 1000)
+			r.receive("ann", "acme/"+tag, blob)
+			id, err := r.put("ann", "acme/"+tag, tag, r.image(blob))
+			r.must(err)
+			want[id] = true
+		}
+		time.Sleep(time.Second)
+		for whole := range len(want) {
+			told := map[string]bool{}
+			read := func(p *page, messages int) {
+				r.must(p.conn.SetReadDeadline(time.Now().Add(time.Second)))
+				for range messages {
+					m, err := p.next()
+					if err != nil {
+						return
+					}
+					var push Push
+					if m.name == "push" && json.Unmarshal([]byte(m.data), &push) == nil {
+						told[push.ID] = true
+					}
+				}
+			}
+			cut := open(p.lastID)
+			cut.lastID = p.lastID
+			read(cut, whole)
+			cut.conn.Close()
+			rest := open(cut.lastID)
+			read(rest, 100)
+			rest.conn.Close()
+			if !maps.Equal(told, want) {
+				t.Errorf("cut after %d events, it was told of %v and not of all in %v", whole, told, want)
+			}
+		}
 	})
 }
 
