@@ -417,6 +417,9 @@ func TestTextOfAnUpstreamCannotSteerTheTerminal(t *testing.T) {
 			if id == nil {
 				t.Fatalf("the failed push is not listed:\n%s", stdout)
 			}
+			if _, _, err := r.run(t, "status", id[1], "--watch"); err == nil {
+				t.Error("a watch of a push that failed ends with success")
+			}
 			for _, more := range [][]string{{"status", id[1]}, {"status", id[1], "--json"}, {"status", "\x1b[2J"}} {
 				stdout, stderr, _ := r.run(t, more...)
 				all.WriteString(stdout + stderr)

@@ -152,6 +152,7 @@ func (a *admin) handler() http.Handler {
 // jobView is a job as it is shown to people and scripts.
 type jobView struct {
 	ID         string     `json:"id"`
+	Push       string     `json:"push,omitempty"` // what pushproxy status explains
 	State      string     `json:"state"`
 	Repository string     `json:"repository"`
 	Tags       []string   `json:"tags"`
@@ -169,7 +170,7 @@ type jobView struct {
 
 func shownJob(j metadata.Job) jobView {
 	v := jobView{
-		ID: j.ID, State: j.State, Repository: j.Repo.String(), Tags: j.Tags, Superseded: j.Superseded, Digest: j.Digest.String(), MediaType: j.MediaType,
+		ID: j.ID, Push: j.Push, State: j.State, Repository: j.Repo.String(), Tags: j.Tags, Superseded: j.Superseded, Digest: j.Digest.String(), MediaType: j.MediaType,
 		Principal: j.Principal, Credential: j.Credential, Attempts: j.Attempts, Error: j.Error, Created: j.Created, Updated: j.Updated,
 	}
 	if v.Tags == nil {
@@ -189,16 +190,13 @@ func shownJobs(jobs []metadata.Job) []jobView {
 	return views
 }
 
-// waited is one line of the answer to a wait: news of a job or of its bytes, and
-// at last how it ended.
+// waited is one line of the answer to a wait: news of a job, and at last how it
+// ended.
 type waited struct {
-	Job     *jobView `json:"job,omitempty"`
-	Blob    string   `json:"blob,omitempty"`
-	Current int64    `json:"current,omitempty"`
-	Total   int64    `json:"total,omitempty"`
-	Done    bool     `json:"done,omitempty"`
-	Digest  string   `json:"digest,omitempty"` // what the upstream has
-	Error   string   `json:"error,omitempty"`
+	Job    *jobView `json:"job,omitempty"`
+	Done   bool     `json:"done,omitempty"`
+	Digest string   `json:"digest,omitempty"` // what the upstream has
+	Error  string   `json:"error,omitempty"`
 }
 
 // wait answers with lines of JSON until the upstream has what a reference names,
@@ -209,35 +207,15 @@ func (a *admin) wait(w http.ResponseWriter, r *http.Request) {
 		oci.Write(w, err)
 		return
 	}
-	lines, done := make(chan waited, 16), make(chan struct{})
-	go func() {
-		defer close(done)
-		encoder, control := json.NewEncoder(w), http.NewResponseController(w)
-		for line := range lines {
-			// Whoever asked may be gone.
-			_ = oci.Guarded(func() error { return errors.Join(encoder.Encode(line), control.Flush()) })
-		}
-	}()
-	ctx, cancel := context.WithCancel(r.Context())
-	events := a.queue.Forward.Watch(ctx)
-	forwarded := make(chan struct{})
-	go func() {
-		defer close(forwarded)
-		for e := range events {
-			if e.Repo == repo && e.Status == forward.Pushing && e.Total > 0 {
-				lines <- waited{Blob: e.Digest.String(), Current: e.Current, Total: e.Total}
-			}
-		}
-	}()
-	last := a.outcome(ctx, repo, reference, func(j metadata.Job) {
+	encoder, control := json.NewEncoder(w), http.NewResponseController(w)
+	say := func(line waited) {
+		// Whoever asked may be gone.
+		_ = errors.Join(encoder.Encode(line), control.Flush())
+	}
+	say(a.outcome(r.Context(), repo, reference, func(j metadata.Job) {
 		view := shownJob(j)
-		lines <- waited{Job: &view}
-	})
-	cancel()
-	<-forwarded
-	lines <- last
-	close(lines)
-	<-done
+		say(waited{Job: &view})
+	}))
 }
 
 // outcome waits for the jobs of a reference and then asks the upstream: what it

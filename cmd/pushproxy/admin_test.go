@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/oci"
+	"pushproxy/status"
 	"pushproxy/upstream/upstreamtest"
 )
 
@@ -274,5 +275,60 @@ func TestSizesWindowsAndNamesAreReadAsWritten(t *testing.T) {
 		if got := withoutDoor(text); got != want {
 			t.Errorf("%s without the door is %s", text, got)
 		}
+	}
+}
+
+func TestStatusListsPushesByRepositoryAndAsManyAsAreAskedFor(t *testing.T) {
+	s := serveQueue(t)
+	const many = 60
+	for i := range many {
+		s.push("plain/app", fmt.Sprintf("v%d", i), fmt.Sprint("content ", i))
+	}
+	s.push("plain/other", "v1", "other")
+	s.broken.Store(400)
+	s.push("queued/app", "v1", "queued")
+	if e := <-s.hooks; e.Event != "failed" {
+		t.Fatalf("the webhook got %+v", e)
+	}
+	count := func(args ...string) (finished, queued int, images string) {
+		t.Helper()
+		var snapshot status.Snapshot
+		if err := json.Unmarshal([]byte(s.must(append([]string{"status", "--json"}, args...)...)), &snapshot); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range snapshot.Finished {
+			images += p.Image() + "\n"
+		}
+		return len(snapshot.Finished), len(snapshot.Queue), images
+	}
+	for _, c := range []struct {
+		args             []string
+		finished, queued int
+	}{
+		{nil, 10, 1},
+		{[]string{"--limit", "0"}, 0, 1},
+		{[]string{"--limit", "55", "--repository", "plain/app"}, 55, 0},
+		{[]string{"--limit", "500", "--repository", "registry.test/plain/app"}, many, 0},
+		{[]string{"--repository", "plain/other"}, 1, 0},
+		{[]string{"--repository", "queued/"}, 0, 1},
+		{[]string{"--repository", "nothing"}, 0, 0},
+	} {
+		finished, queued, images := count(c.args...)
+		if finished != c.finished || queued != c.queued {
+			t.Errorf("status %v lists %d finished and %d queued, want %d and %d:\n%s", c.args, finished, queued, c.finished, c.queued, images)
+		}
+	}
+	text := s.must("status", "--repository", "queued/app")
+	var jobs []jobView
+	if err := json.Unmarshal([]byte(s.must("queue", "ls", "--json")), &jobs); err != nil || len(jobs) != 1 || jobs[0].Push == "" {
+		t.Fatalf("jobs: %+v, %v", jobs, err)
+	}
+	for _, out := range []string{text, s.must("queue", "ls"), s.must("queue", "show", jobs[0].ID)} {
+		if !strings.Contains(out, jobs[0].ID) || !strings.Contains(out, "parked") || !strings.Contains(out, "registry.test/queued/app:v1") {
+			t.Errorf("the job is not told in the same words:\n%s", out)
+		}
+	}
+	if out := s.must("status", jobs[0].Push); !strings.Contains(out, jobs[0].ID) || !strings.Contains(out, "refused") {
+		t.Errorf("the push that queue ls names is not explained:\n%s", out)
 	}
 }

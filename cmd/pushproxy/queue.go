@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pushproxy/metadata"
 	"pushproxy/status"
 )
 
@@ -76,12 +77,23 @@ func listJobs(out io.Writer, jobs []jobView) error {
 		_, err := fmt.Fprintln(out, "nothing is queued")
 		return err
 	}
-	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	table := tabwriter.NewWriter(localized{out}, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "JOB\tSTATE\tAGE\tTRIES\tIMAGE\tREASON")
 	for _, j := range jobs {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", j.ID, j.State, time.Since(j.Created).Round(time.Second), j.Attempts, j.image(), printable(j.Error))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", j.ID, j.word(), status.Span(time.Since(j.Created).Truncate(time.Second)), j.Attempts, printable(j.image()), printable(j.Error))
 	}
 	return table.Flush()
+}
+
+// word is a job's state as status, too, calls it.
+func (j jobView) word() string {
+	switch j.State {
+	case metadata.JobQueued:
+		return "waiting"
+	case metadata.JobRunning:
+		return "sending"
+	}
+	return printable(j.State)
 }
 
 // image is how people write what the job pushes.
@@ -93,10 +105,15 @@ func (j jobView) image() string {
 }
 
 func showJob(out io.Writer, j jobView) error {
-	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	next := ""
+	if j.NotBefore != nil && time.Until(*j.NotBefore) > 0 {
+		next = j.NotBefore.Local().Format(time.RFC3339)
+	}
+	table := tabwriter.NewWriter(localized{out}, 0, 8, 2, ' ', 0)
 	for _, row := range [][2]string{
-		{"job", j.ID}, {"state", j.State}, {"image", j.image()}, {"digest", j.Digest}, {"superseded", strings.Join(j.Superseded, ", ")},
-		{"credential", j.Credential}, {"accepted", j.Created.Local().Format(time.RFC3339)}, {"tries", fmt.Sprint(j.Attempts)}, {"reason", printable(j.Error)},
+		{"job", j.ID}, {"push", j.Push}, {"state", j.word()}, {"image", printable(j.image())}, {"digest", j.Digest}, {"superseded", strings.Join(j.Superseded, ", ")},
+		{"credential", printable(j.Credential)}, {"accepted", j.Created.Local().Format(time.RFC3339)}, {"tries", fmt.Sprint(j.Attempts)},
+		{"next try", next}, {"reason", printable(j.Error)},
 	} {
 		if row[1] != "" {
 			fmt.Fprintf(table, "%s\t%s\n", row[0], row[1])

@@ -30,6 +30,12 @@ func statusCommand() *cobra.Command {
 			if limit < 0 {
 				return fmt.Errorf("--limit: %d is not a number of pushes, 0 or more", limit)
 			}
+			if cmd.Flags().Changed("limit") && (live || len(args) == 1) {
+				return errors.New("--limit is for the list of finished pushes: not with --watch or the id of a push")
+			}
+			if w.repository != "" && len(args) == 1 {
+				return errors.New("--repository chooses among pushes: not with the id of one")
+			}
 			i, err := from.open(cmd)
 			if err != nil {
 				return err

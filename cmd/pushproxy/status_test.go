@@ -296,6 +296,8 @@ func TestStatusSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		{"a path for a push", []string{"status", "../status", "--config", config}, "there is no push ../status"},
 		{"a refusal", []string{"status", "refused", "--config", config}, "no: a?]0;owned"},
 		{"a limit below nothing", []string{"status", "--limit", "-1"}, "--limit"},
+		{"a limit for a watch", []string{"status", "--watch", "--limit", "3"}, "--limit"},
+		{"a repository for a push", []string{"status", "p1", "--repository", "acme"}, "--repository"},
 		{"no URL", []string{"status", "--url", "localhost:5003"}, "--url"},
 		{"a token for the socket", []string{"status", "--token-file", token}, "goes with --url"},
 		{"a token in the clear", []string{"status", "--url", "http://192.0.2.1:5003", "--token-file", token}, "in the clear"},

@@ -141,7 +141,7 @@ func (p *waitProgress) take(line waited) {
 	if line.Job == nil {
 		return
 	}
-	p.job, p.state = line.Job.ID, fmt.Sprintf("%s: job %s is %s", printable(line.Job.image()), printable(line.Job.ID), printable(line.Job.State))
+	p.job, p.state = line.Job.ID, fmt.Sprintf("%s: job %s is %s", printable(line.Job.image()), printable(line.Job.ID), line.Job.word())
 	if line.Job.Error != "" {
 		p.state += ": " + printable(line.Job.Error)
 	}
