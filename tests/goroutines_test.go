@@ -15,7 +15,6 @@ var unguarded = map[string]string{
 	"cmd/pushproxy/doors.go stop":             "waits",
 	"cmd/pushproxy/admin.go work":             "steadily guards each task",
 	"cmd/pushproxy/serve.go beside":           "steadily guards each task",
-	"cmd/pushproxy/admin.go wait":             "passes values on; what it encodes is guarded",
 	"proxy/tls.go WithTLS":                    "accepts, and hands on",
 	"forward/forward.go Close":                "waits",
 	"forward/queue.go start":                  "a probe, whose questions are guarded",
