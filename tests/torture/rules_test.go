@@ -30,7 +30,7 @@ func (r *rig) eventually(most time.Duration, what string, is func() bool) {
 	r.t.Helper()
 	for began := time.Now(); !is(); <-time.After(20 * time.Millisecond) {
 		if time.Since(began) > most {
-			r.t.Fatalf("after %s in vain for: %s\n%+v", most, what, r.queue())
+			r.t.Fatalf("after %s in vain for: %s\n%s", most, what, r.running.Output())
 		}
 	}
 }
