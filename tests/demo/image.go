@@ -22,14 +22,18 @@ type descriptor struct {
 	Size      int    `json:"size"`
 }
 
-// writeImage makes an OCI layout with one image of three layers of random bytes. Nobody unpacks them, so they need not be
-// real archives.
-func writeImage(dir string) error {
+// randomLayer makes a layer of so many random bytes. Nobody unpacks it, so it need not be a real archive.
+func randomLayer(size int) []byte {
+	content := make([]byte, size)
+	_, _ = rand.Read(content) // never fails
+	return content
+}
+
+// writeImage makes an OCI layout with one image of these layers.
+func writeImage(dir string, contents ...[]byte) error {
 	var layers []descriptor
 	var ids []string
-	for _, size := range []int{50_000, 5_000_000, 40_000_000} {
-		content := make([]byte, size)
-		_, _ = rand.Read(content) // never fails
+	for _, content := range contents {
 		layer, err := writeBlob(dir, layerType, content)
 		if err != nil {
 			return err

@@ -1,11 +1,13 @@
 // Command demo shows what pushproxy does, on real programs: a distribution registry that wants a password, pushproxy in
 // front of it, and crane, which knows no password, pushing one image twice and then to a second repository. Everything
-// lives in a temporary directory and on free ports, and is gone afterwards.
+// lives in a temporary directory and on free ports, and is gone afterwards. With -pictures DIR it pushes more, over a slow
+// link, and takes pictures of the status page meanwhile.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -24,7 +26,13 @@ const host = "registry.test"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := demo(ctx); err != nil {
+	pictures := flag.String("pictures", "", "take pictures of the status page, and write them to this directory")
+	flag.Parse()
+	run := demo
+	if *pictures != "" {
+		run = func(ctx context.Context) error { return photograph(ctx, *pictures) }
+	}
+	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -50,7 +58,7 @@ func demo(ctx context.Context) error {
 		return err
 	}
 	defer registry.Stop()
-	proxy, err := startProxy(ctx, dir, program, registry.URL)
+	proxy, err := startProxy(ctx, dir, program, host, registry.URL, nil)
 	if err != nil {
 		return err
 	}
@@ -60,8 +68,8 @@ func demo(ctx context.Context) error {
 	return d.run(ctx)
 }
 
-// startProxy runs pushproxy as somebody who is logged in to the registry.
-func startProxy(ctx context.Context, dir, program, upstream string) (*parts.Pushproxy, error) {
+// startProxy runs pushproxy as somebody who is logged in to the registry, with its status page at the addresses.
+func startProxy(ctx context.Context, dir, program, name, upstream string, page []string) (*parts.Pushproxy, error) {
 	port, err := parts.FreePort()
 	if err != nil {
 		return nil, err
@@ -73,11 +81,12 @@ func startProxy(ctx context.Context, dir, program, upstream string) (*parts.Push
 	config := parts.Config{
 		Listen:    []string{fmt.Sprintf("127.0.0.1:%d", port)},
 		DataDir:   filepath.Join(dir, "data"),
-		Upstreams: []parts.Upstream{{Host: host, URL: upstream}},
+		Upstreams: []parts.Upstream{{Host: name, URL: upstream}},
 		Credentials: &parts.Credentials{
-			References: []parts.Reference{{For: host, Username: parts.Alice().Name, Password: "file:" + secret}},
+			References: []parts.Reference{{For: name, Username: parts.Alice().Name, Password: "file:" + secret}},
 		},
-		Log: &parts.Log{Format: "json"},
+		Log:          &parts.Log{Format: "json"},
+		StatusListen: page,
 	}
 	file := filepath.Join(dir, "pushproxy.yaml")
 	if err := config.Write(file); err != nil {
@@ -112,7 +121,7 @@ func (v volume) String() string {
 
 func (d demonstration) run(ctx context.Context) error {
 	image := filepath.Join(d.home, "image")
-	if err := writeImage(image); err != nil {
+	if err := writeImage(image, randomLayer(50_000), randomLayer(5_000_000), randomLayer(40_000_000)); err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
