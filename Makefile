@@ -1,9 +1,9 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: help run test torture bench profile check demo
+.PHONY: help run test torture bench profile check demo screenshot
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## run pushproxy without a configuration
 	go run ./cmd/pushproxy serve
@@ -35,3 +35,6 @@ check: ## formatting, vet, staticcheck, govulncheck
 
 demo: ## push an image twice and to a second repository, through pushproxy to a registry with a password
 	@go run ./tests/demo
+
+screenshot: ## take docs/status.png, the status page during real pushes
+	@go run ./tests/demo -pictures docs
