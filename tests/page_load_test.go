@@ -214,7 +214,7 @@ func loadLongHistory(t *testing.T, b *parts.Browser) {
 		}
 		waitFor(t, page, 10*time.Second, `performance.getEntriesByName("first-contentful-paint").length`)
 		paints = append(paints, eval[float64](t, page, `performance.getEntriesByName("first-contentful-paint")[0].startTime`))
-		if n := eval[int](t, page, `document.querySelectorAll("#done tr").length`); n != 50 {
+		if n := eval[int](t, page, `document.querySelectorAll("#done tbody").length`); n != 50 {
 			t.Errorf("%d finished pushes are listed", n)
 		}
 	}
@@ -244,5 +244,5 @@ func loadLongHistory(t *testing.T, b *parts.Browser) {
 		t.Fatal(err)
 	}
 	eval[any](t, page, `document.querySelector('.pages [rel="next"]').click()`)
-	waitFor(t, page, 10*time.Second, `location.search.includes("before=") && document.querySelectorAll("#done tr").length === 20 && document.querySelector('.pages [rel="first"]')`)
+	waitFor(t, page, 10*time.Second, `location.search.includes("before=") && document.querySelectorAll("#done tbody").length === 20 && document.querySelector('.pages [rel="first"]')`)
 }

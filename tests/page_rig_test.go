@@ -36,6 +36,7 @@ func TestThePageInABrowser(t *testing.T) {
 		{"a retry says why and when", watchRetry},
 		{"a failure says why", watchFailure},
 		{"what is sent anew says so, and only then goes a bar back", watchAgain},
+		{"a message that is late moves no bar back", moveBars},
 		{"the page as it changes reads as the page that is loaded", compareLiveWithLoaded},
 		{"texts of others run no script", watchHostileTexts},
 		{"ten thousand finished pushes are quick", loadLongHistory},

@@ -144,7 +144,7 @@ func watchPush(t *testing.T, b *parts.Browser, push func(*testing.T, sample, str
 	page := openTab(t, b, parts.BrowserTab{URL: address, Early: sampler})
 	page.live(t)
 	digest := push(t, pageImage(t, 90), r.ref("acme/app", "v1"))
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tr[data-state="done"]') && !document.querySelector("article.push")`)
+	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="done"]') && !document.querySelector("article.push")`)
 
 	moved := wantHonestBars(t, page.samples(t))
 	if moved < 3 {
@@ -154,7 +154,7 @@ func watchPush(t *testing.T, b *parts.Browser, push func(*testing.T, sample, str
 	if shown.Digest != digest || shown.State != "done" {
 		t.Errorf("the client pushed %s; shown is %s, %s", digest, shown.Digest, shown.State)
 	}
-	row := eval[string](t, page, `document.querySelector("#done tr").innerText`)
+	row := eval[string](t, page, `document.querySelector("#done tbody").innerText`)
 	for _, want := range []string{"acme/app", ":v1", "done", fmt.Sprintf("%d ·", shown.Sum.Uploaded)} {
 		if !strings.Contains(row, want) {
 			t.Errorf("the finished push reads %q, without %q", row, want)
@@ -287,7 +287,7 @@ func watchRetry(t *testing.T, b *parts.Browser) {
 	if got := pushPlainly(t, r, "acme/retry", "v1", randomBytes(91, 300_000)); got.StatusCode != http.StatusCreated {
 		t.Fatalf("the push: %v", got)
 	}
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tr[data-state="done"]')`)
+	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="done"]')`)
 	said := ""
 	for _, s := range page.samples(t) {
 		if s.State == "Retrying" {
@@ -319,8 +319,8 @@ func watchFailure(t *testing.T, b *parts.Browser) {
 	if got := pushPlainly(t, r, "acme/refused", "v1", randomBytes(92, 300_000)); got.StatusCode != http.StatusForbidden {
 		t.Fatalf("the push: %v", got)
 	}
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tr[data-state="failed"]')`)
-	row := eval[string](t, page, `document.querySelector('#done tr[data-state="failed"]').innerText`)
+	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="failed"]')`)
+	row := eval[string](t, page, `document.querySelector('#done tbody[data-state="failed"]').innerText`)
 	for _, want := range []string{"acme/refused", "this team may not write on Saturdays", upstreamName} {
 		if !strings.Contains(row, want) {
 			t.Errorf("the failed push reads %q, without %q", row, want)
@@ -329,6 +329,33 @@ func watchFailure(t *testing.T, b *parts.Browser) {
 	shown := finishedPush(t, address, "acme/refused")
 	wantExplained(t, rec.requests(), shown)
 	wantStepsOnPage(t, b, address, shown)
+}
+
+// moveBars gives the page's own code messages about one blob, in an order in which they would come late, and looks where
+// the bars are.
+func moveBars(t *testing.T, b *parts.Browser) {
+	_, address := startWatched(t, startRegistry(t, parts.RegistryConfig{}).URL, nil)
+	page := openTab(t, b, parts.BrowserTab{URL: address})
+	got := eval[[]string](t, page, `import("/assets/rows.js").then((rows) => {
+  const card = rows.make("push"), places = [];
+  for (const blob of [
+    { upload: "u", size: -1, received: 70, sent: 0, state: "Receiving" },
+    { upload: "u", digest: "sha256:d", size: 100, received: 100, sent: 30, state: "Pushing" },
+    { digest: "sha256:d", size: 100, received: 100, sent: 60, state: "Pushing" },
+    { digest: "sha256:d", size: 100, received: 90, sent: 40, state: "Pushing" },
+    { digest: "sha256:d", size: 100, received: 100, sent: 10, again: 1, state: "Pushing" },
+    { digest: "sha256:d", size: 100, received: 100, sent: 5, again: 1, state: "Pushing" },
+    { digest: "sha256:d", size: 100, received: 100, sent: 100, again: 1, state: "Pushed" },
+  ]) {
+    rows.fillPush(card, { id: "p", upstream: "h", repository: "r", state: "pushing", sum: {}, blobs: [blob] }, Date.now());
+    const [received, sent] = card.querySelectorAll("progress");
+    places.push([card.querySelectorAll(".blob").length, received.position < 0 ? "?" : received.value, sent.value].join(" "));
+  }
+  return places;
+})`)
+	if want := []string{"1 ? 0", "1 100 30", "1 100 60", "1 100 60", "1 100 10", "1 100 10", "1 0 100"}; !slices.Equal(got, want) {
+		t.Errorf("rows, received and sent were %q, want %q", got, want)
+	}
 }
 
 // watchAgain cuts an upload in its middle: the bar may then go back, and the row says that it is sent again.
@@ -351,7 +378,7 @@ func watchAgain(t *testing.T, b *parts.Browser) {
 	if got := pushPlainly(t, r, "acme/again", "v1", randomBytes(93, 3_000_000)); got.StatusCode != http.StatusCreated {
 		t.Fatalf("the push: %v", got)
 	}
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tr[data-state="done"]')`)
+	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="done"]')`)
 	high, back := map[string]float64{}, false
 	for _, s := range page.samples(t) {
 		if s.Sent < high[s.Key] {

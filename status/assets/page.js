@@ -23,7 +23,7 @@ function drawPushes(now) {
 function drawDone(now) {
   const list = [...done.values()].sort((a, b) => Date.parse(b.finished) - Date.parse(a.finished)).slice(0, mostFinished);
   rows.keyed($("done"), list, (p) => p.id, "finished", (el, p) => rows.fillFinished(el, p, now));
-  $("finished-table").hidden = !list.length;
+  $("done").hidden = !list.length;
   $("done-empty").hidden = list.length > 0;
   done.clear();
   for (const p of list) done.set(p.id, p);

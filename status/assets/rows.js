@@ -32,8 +32,9 @@ export function make(name) {
 // keyed makes the children of parent those of items, in their order: children
 // whose key stays are kept and filled, not made again.
 export function keyed(parent, items, key, template, fill) {
-  const old = new Map([...parent.children].map((el) => [el.dataset.key, el]));
-  let place = parent.firstElementChild;
+  const rows = [...parent.children].filter((el) => "key" in el.dataset); // not the head of a table
+  const old = new Map(rows.map((el) => [el.dataset.key, el]));
+  let place = rows[0] || null;
   for (const item of items) {
     const k = key(item);
     let el = old.get(k);
@@ -134,7 +135,7 @@ export function fillFinished(el, p, now) {
   link(el, "link", p.id);
   text(el, "state", p.state);
   text(el, "why", p.why);
-  show(el, "why", p.why);
+  show(el, "whybox", p.why);
   time(el, "finished", p.finished, now);
   fillTook(el, p, now);
   fillSum(el, p);

@@ -74,16 +74,12 @@ func startProxy(ctx context.Context, dir, program, name, upstream string, page [
 	if err != nil {
 		return nil, err
 	}
-	secret := filepath.Join(dir, "password")
-	if err := os.WriteFile(secret, []byte(parts.Alice().Password), 0o600); err != nil {
-		return nil, err
-	}
 	config := parts.Config{
 		Listen:    []string{fmt.Sprintf("127.0.0.1:%d", port)},
 		DataDir:   filepath.Join(dir, "data"),
 		Upstreams: []parts.Upstream{{Host: name, URL: upstream}},
 		Credentials: &parts.Credentials{
-			References: []parts.Reference{{For: name, Username: parts.Alice().Name, Password: "file:" + secret}},
+			References: []parts.Reference{{For: name, Username: parts.Alice().Name, Password: "env:REGISTRY_PASSWORD"}},
 		},
 		Log:          &parts.Log{Format: "json"},
 		StatusListen: page,
@@ -92,7 +88,7 @@ func startProxy(ctx context.Context, dir, program, name, upstream string, page [
 	if err := config.Write(file); err != nil {
 		return nil, err
 	}
-	return parts.StartPushproxy(ctx, program, file, port, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir})
+	return parts.StartPushproxy(ctx, program, file, port, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "REGISTRY_PASSWORD=" + parts.Alice().Password})
 }
 
 // demonstration is the scene of the demo.

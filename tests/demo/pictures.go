@@ -88,7 +88,9 @@ func (s *scene) take(ctx context.Context, to string, ended <-chan error) error {
 		select {
 		case <-tick.C:
 		case err := <-ended:
-			return errors.Join(errors.New("a push ended before the picture was taken"), err)
+			var shown string
+			_ = s.browser.Eval("page", "document.getElementById('pushes').innerText", &shown)
+			return errors.Join(fmt.Errorf("a push ended before the picture was taken; the page shows\n%s", shown), err)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -107,7 +109,11 @@ func (s *scene) take(ctx context.Context, to string, ended <-chan error) error {
 			return err
 		}
 		name := map[string]string{"light": "status.png", "dark": "status-dark.png"}[scheme]
-		if err := s.browser.Picture("page", filepath.Join(to, name)); err != nil {
+		file := filepath.Join(to, name)
+		if err := s.browser.Picture("page", file); err != nil {
+			return err
+		}
+		if err := shrink(file); err != nil {
 			return err
 		}
 	}
@@ -141,7 +147,7 @@ func (s *scene) build(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	for name, size := range map[string]int{
-		"os": 31_200_000, "tls": 1_900_000, "app1": 9_400_000, "app2": 38_700_000, "model": 64_000_000, "web": 12_800_000, "conf": 4_100, "conf2": 4_300, "work": 7_300_000, "work2": 21_500_000,
+		"os": 31_200_000, "tls": 1_900_000, "app1": 9_400_000, "app2": 38_700_000, "model": 64_000_000, "web": 1_600_000, "conf": 4_100, "conf2": 4_300, "work": 7_300_000, "work2": 21_500_000,
 	} {
 		s.layers[name] = randomLayer(size)
 	}
@@ -186,14 +192,17 @@ func (s *scene) build(ctx context.Context) (stop func(), err error) {
 	return stop, nil
 }
 
-// slowLink leads to a registry at 4 MB/s for each upload. One repository may not be pushed to, and one upload of 12 MB or
-// more is refused once in a while.
+// slowLink leads to a registry at 4 MB/s for each upload. One repository may not be pushed to, and one upload is
+// refused for a while.
 func slowLink(registry string) http.Handler {
 	target, _ := url.Parse(registry) // of a registry that has just answered there
-	next := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host
-	}}
+	next := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }, // when the scene is over
+	}
 	var refused atomic.Bool
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := r.Method == http.MethodPut || r.Method == http.MethodPatch
@@ -203,7 +212,7 @@ func slowLink(registry string) http.Handler {
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, `{"errors":[{"code":"DENIED","message":"alice may not write to platform/secrets"}]}`)
 			return
-		case body && r.ContentLength == 12_800_000 && !refused.Swap(true):
+		case body && r.ContentLength == 1_600_000 && !refused.Swap(true):
 			w.Header().Set("Retry-After", "30")
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
