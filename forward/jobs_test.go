@@ -216,3 +216,40 @@ func TestWhatIsQueuedCanBeReadBackByWhoPushedIt(t *testing.T) {
 		}
 	})
 }
+
+func TestS21AJobOfTheSameIdentityUnderAnotherSecretIsMoved(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		formerly []metadata.Owner
+		err      error
+		sent     bool
+	}{
+		{"the same", []metadata.Owner{ownerOf("somebody"), ownerOf("alice")}, nil, true},
+		{"another", []metadata.Owner{ownerOf("somebody")}, nil, false},
+		{"one that cannot be had", nil, errors.New("the helper failed"), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			queueTest(t, func(q *queueRig) {
+				q.fails(503)
+				j := q.accept("alice", "app", "v1", "a")
+				q.after(time.Second)
+				q.was(func() ([]metadata.Owner, error) { return test.formerly, test.err })
+				q.is(ownerOf("alice under a new secret"))
+				q.Rekey(q.t.Context())
+				if got := q.Jobs()[0].Owner; (got == ownerOf("alice under a new secret")) != test.sent {
+					q.t.Errorf("moved: %t", !test.sent)
+				}
+				// What was moved needs the old secret no longer.
+				q.was(nil)
+				q.fails(0)
+				q.after(time.Hour)
+				if test.sent {
+					q.has("app", "v1", j)
+				} else if got := q.Jobs(); len(got) != 1 || got[0].State != metadata.JobNeedsAuth {
+					q.t.Errorf("got %+v, want one that waits", got)
+				}
+			})
+		})
+	}
+}

@@ -23,6 +23,7 @@ type queueRig struct {
 
 	mu     sync.Mutex
 	owner  metadata.Owner // of alice's present credential
+	former func() ([]metadata.Owner, error)
 	policy Policy
 	news   []Report
 	fail   func(*http.Request) int
@@ -57,6 +58,14 @@ func (q *queueRig) open() {
 			defer q.mu.Unlock()
 			return q.policy
 		},
+		Formerly: func(context.Context, string, oci.Repo) ([]metadata.Owner, error) {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			if q.former == nil {
+				return nil, nil
+			}
+			return q.former()
+		},
 		Report: func(r Report) {
 			q.mu.Lock()
 			defer q.mu.Unlock()
@@ -75,6 +84,13 @@ func (q *queueRig) open() {
 		cancel()
 		ended.Wait()
 	}
+}
+
+// was sets the owners of the present credential under earlier secrets.
+func (q *queueRig) was(former func() ([]metadata.Owner, error)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.former = former
 }
 
 func (q *queueRig) reach(principal string) *Target {

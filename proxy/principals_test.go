@@ -330,6 +330,38 @@ func TestAnHtpasswdFileThatCannotBeReliedOnIsRefused(t *testing.T) {
 	}
 }
 
+// Whatever a client sends as its login, it is read in one way or refused, and never lets anybody in by itself.
+func FuzzS1S31Authorization(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"Basic eDp5", ""}, {"Bearer x", ""}, {"basic eDp5", "Basic eDp5"}, {"Basic !!!", ""}, {"Negotiate abc", ""}, {"", ""}, {"Basic", ""}, {"Bearer  " + tokenPrefix + "x", ""},
+		{"Digest username=\"x\"", ""}, {"Basic eDp5, Basic eDp5", ""}, {"\tBasic eDp5", ""}, {"Basic AAAA", "Bearer x"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	p := &Principals{Auth: AuthToken, Tokens: &Tokens{File: filepath.Join(f.TempDir(), "tokens.json")}, lookup: processOf(0, errPeer)}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		r := httptest.NewRequest("GET", "/v2/", nil)
+		for _, value := range []string{first, second} {
+			if value != "" {
+				r.Header.Add("Authorization", value)
+			}
+		}
+		user, secret, shown, err := presented(r)
+		if len(r.Header.Values("Authorization")) > 1 && err == nil {
+			t.Errorf("two logins are read as %q", user)
+		}
+		if shown != (err == nil && len(r.Header) > 0) {
+			t.Errorf("shown %t with %v", shown, err)
+		}
+		if err != nil && (secret != "" || strings.Contains(err.Error(), first) && len(first) > 12) {
+			t.Errorf("the refusal repeats the login: %v", err)
+		}
+		if caller, err := p.identify(r); err == nil {
+			t.Errorf("%q is let in by no token at all", caller.Principal)
+		}
+	})
+}
+
 func FuzzHtpasswd(f *testing.F) {
 	f.Add([]byte("ann:$2a$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK\n# x\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
