@@ -44,6 +44,39 @@ func TestUploadsTogetherKeepToTheRate(t *testing.T) {
 	})
 }
 
+// replays is a transport that reads a request's body, and then once more.
+type replays struct{}
+
+func (replays) RoundTrip(r *http.Request) (*http.Response, error) {
+	_, err := io.Copy(io.Discard, r.Body)
+	if err != nil {
+		return nil, err
+	}
+	again, err := r.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(io.Discard, again)
+	return &http.Response{StatusCode: http.StatusCreated, Body: http.NoBody}, err
+}
+
+func TestWhatIsSentAgainKeepsToTheRateToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, err := http.NewRequestWithContext(t.Context(), "PUT", "https://a.test/", bytes.NewReader(make([]byte, 5<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := (Throttle{Base: replays{}, Rate: &Rate{PerSecond: 1 << 20}}).RoundTrip(r); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 9500*time.Millisecond || took > 10500*time.Millisecond {
+			t.Errorf("5 MiB sent twice at 1 MiB/s took %s", took)
+		}
+	})
+}
+
 func TestChunksAndBodiesAreAsTheConfigurationSays(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
