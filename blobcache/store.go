@@ -8,6 +8,8 @@ import (
 	"hash/maphash"
 	"iter"
 	"time"
+
+	"pushproxy/oci"
 )
 
 // closeFor is how long Close waits for a table that the disk has no room for.
@@ -40,7 +42,7 @@ func (s *Badger) Close() error {
 	s.ahead.forget()
 	s.spare.remove()
 	closed := make(chan error, 1)
-	go func() { closed <- s.db.Close() }()
+	go func() { closed <- oci.Guarded(s.db.Close) }()
 	for {
 		select {
 		case err := <-closed:

@@ -281,20 +281,5 @@ func (b *Badger) Close() error {
 	close(b.swaps)
 	<-b.done
 	b.spare.remove()
-	closed := make(chan error, 1)
-	go func() { closed <- b.db.Close() }()
-	for {
-		select {
-		case err := <-closed:
-			if err != nil {
-				return fmt.Errorf("close the metadata in %s: %w", b.dir, err)
-			}
-			return nil
-		case <-time.After(closeFor):
-		}
-		// Badger tries for ever.
-		if err := roomToOpen(b.dir, openFloor); err != nil {
-			return err
-		}
-	}
+	return b.shut()
 }

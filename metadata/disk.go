@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"pushproxy/oci"
 )
 
 // prepareDir makes dir, for its owner only, or checks that the one that is
@@ -206,3 +208,22 @@ func (w *watcher) Errorf(format string, args ...any) {
 func (w *watcher) Warningf(string, ...any) {}
 func (w *watcher) Infof(string, ...any)    {}
 func (w *watcher) Debugf(string, ...any)   {}
+
+// shut closes badger's files, which badger tries for ever.
+func (b *Badger) shut() error {
+	closed := make(chan error, 1)
+	go func() { closed <- oci.Guarded(b.db.Close) }()
+	for {
+		select {
+		case err := <-closed:
+			if err != nil {
+				return fmt.Errorf("close the metadata in %s: %w", b.dir, err)
+			}
+			return nil
+		case <-time.After(closeFor):
+		}
+		if err := roomToOpen(b.dir, openFloor); err != nil {
+			return err
+		}
+	}
+}
