@@ -193,3 +193,29 @@ func (r *rig) checkAllowed(name, auth, repo string, kind oci.Kind, d digest.Dige
 		r.t.Error(what, "without a challenge")
 	}
 }
+
+// What each kind of request needs is written down a second time: a verb that is mistaken for another lets somebody do more
+// than they may.
+func TestS5EachKindNeedsExactlyThisVerb(t *testing.T) {
+	t.Parallel()
+	want := map[Verb][]oci.Kind{
+		VerbPull:   {oci.KindBlobGet, oci.KindBlobHead, oci.KindManifestGet, oci.KindManifestHead, oci.KindTags, oci.KindReferrers},
+		VerbPush:   {oci.KindUploadStart, oci.KindUploadWhole, oci.KindUploadChunk, oci.KindUploadFinish, oci.KindUploadStatus, oci.KindUploadCancel, oci.KindMount, oci.KindManifestPut},
+		VerbDelete: {oci.KindManifestDelete, oci.KindBlobDelete},
+	}
+	repo, total := oci.Repo{Host: "registry.test", Name: "acme/app"}, 0
+	for verb, kinds := range want {
+		for _, kind := range kinds {
+			total++
+			for _, other := range []Verb{VerbPull, VerbPush, VerbDelete} {
+				caller := Caller{Principal: "eve", Scopes: []Scope{{Verbs: []Verb{other}}}}
+				if denied := authorize(caller, kind, repo); (denied == nil) != (other == verb) {
+					t.Errorf("kind %v with the verb %s: %v", kind, other, denied)
+				}
+			}
+		}
+	}
+	if total != len(verbs) {
+		t.Errorf("%d kinds are looked at, and there are %d", total, len(verbs))
+	}
+}

@@ -118,6 +118,17 @@ func TestS16NoSecretIsWrittenOrSaid(t *testing.T) {
 			file := writeFile(t, filepath.Join(r.home, "password"), c.password+"\n", 0o600)
 			r.config.Credentials.References = []parts.Reference{{For: upstreamName, Username: "alice", Password: "file:" + file}}
 		}},
+		{"reference to the environment", false, func(_ *testing.T, r *rig, c canaries) {
+			r.env = append(r.env, "CANARY_PASSWORD="+c.password)
+			r.config.Credentials.References = []parts.Reference{{For: upstreamName, Username: "alice", Password: "env:CANARY_PASSWORD"}}
+		}},
+		{"podman's auth.json", false, func(t *testing.T, r *rig, c canaries) {
+			r.config.Credentials.PodmanAuth = writeFile(t, filepath.Join(r.home, "auth.json"), dockerConfig(upstreamName, parts.User{Name: "alice", Password: c.password}), 0o600)
+		}},
+		{"identity token of a helper", true, func(t *testing.T, r *rig, c canaries) {
+			script := "#!/bin/sh\ncat >/dev/null\n" + `printf '{"ServerURL":"x","Username":"<token>","Secret":"` + c.identity + `"}'` + "\n"
+			withHelper(t, r, "canary", script, `{"credsStore":"canary"}`)
+		}},
 		{"passthrough", false, func(_ *testing.T, r *rig, _ canaries) { r.config.Auth = "passthrough" }},
 	} {
 		t.Run(source.name, func(t *testing.T) {
@@ -130,27 +141,37 @@ func TestS16NoSecretIsWrittenOrSaid(t *testing.T) {
 			up.realm = rec.URL
 			rec.setRule(up.rule)
 			traces := startCollector(t)
-			r := startRig(t, rec.URL, func(r *rig) {
+			r, struck := startFaulty(t, rec.URL, c.password+" "+c.identity+" "+c.bearer, secretFaults, func(r *rig) {
 				r.env = append(r.env, "OTEL_EXPORTER_OTLP_ENDPOINT="+traces.URL)
 				writeFile(t, r.config.Credentials.DockerConfig, "{}", 0o600)
 				r.config.Log = &parts.Log{Level: "debug"}
 				source.put(t, r, c)
 			})
 			c.local = r.newToken(t, "canary")
-			r.followSecrets(t, c, rec, up, traces)
+			r.followSecrets(t, c, rec, up, traces, struck)
 		})
 	}
 }
 
-// followSecrets pushes, pulls and fails in every way, ends the program and then, once more, by SIGQUIT, and looks for
-// secrets in all it showed and left.
-func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict, traces *collector) {
+// secretFaults are where the program panics with a secret as the panic's value.
+var secretFaults = []string{"handler", "flight", "push", "blob"}
+
+// followSecrets panics, pushes, pulls and fails in every way, asks every command what it has to say, ends the program and
+// then, once more, by SIGQUIT, and looks for secrets in all it showed and left.
+func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict, traces *collector, struck func() []string) {
 	t.Helper()
 	client := api{url: r.URL, user: parts.User{Name: "x", Password: c.local}}
 	if r.config.Auth == "passthrough" {
 		client.user = parts.User{Name: "alice", Password: c.password}
 	}
 	var said strings.Builder
+	for i := 0; i < 10 && len(struck()) < len(secretFaults); i++ {
+		got, _ := tryPush(t, client, fmt.Sprintf("%s/acme/fault%d", upstreamName, i))
+		fmt.Fprint(&said, got.Header, string(got.body))
+	}
+	if got := struck(); len(got) < len(secretFaults) {
+		t.Errorf("only %q panicked", got)
+	}
 	pushSmall(t, client, upstreamName+"/acme/app")
 	for _, failing := range []string{"401", "403", "400"} {
 		failed := *up
@@ -166,16 +187,23 @@ func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict,
 			fmt.Fprint(&said, got.Header, string(got.body))
 		}
 	}
-	if strings.HasSuffix(t.Name(), "/helper") {
-		// These are tried again for a while.
-		for _, failing := range []string{"502", "cut", "redirect"} {
-			failed := *up
-			failed.failing = failing
-			rec.setRule(failed.rule)
-			got := client.do(t, "GET", "/v2/"+upstreamName+"/acme/fails/blobs/"+digestOf([]byte(failing)), nil)
+	for _, failing := range []string{"502", "cut", "redirect"} {
+		failed := *up
+		failed.failing = failing
+		rec.setRule(failed.rule)
+		for _, path := range []string{"/blobs/" + digestOf([]byte(failing)), "/manifests/1", "/tags/list"} {
+			got := client.do(t, "GET", "/v2/"+upstreamName+"/acme/fails"+path, nil)
 			fmt.Fprint(&said, got.Header, string(got.body))
 		}
 	}
+	rec.setRule(up.rule)
+	for _, command := range []string{"config check", "token list", "queue ls", "status", "status --json", "doctor", "gc --json", "ca show", "setup docker", "version"} {
+		out, errs, _ := r.run(t, strings.Fields(command)...)
+		if said.WriteString(out + errs); out+errs == "" {
+			t.Errorf("%s says nothing, so nothing was shown", command)
+		}
+	}
+	said.WriteString(r.metrics(t))
 	wrong := api{url: r.URL, user: parts.User{Name: c.password, Password: c.local + "x"}}.do(t, "GET", "/v2/?access_token="+url.QueryEscape(c.password), nil)
 	fmt.Fprint(&said, wrong.Header, string(wrong.body))
 	shown := r.shown(t)
