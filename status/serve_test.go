@@ -71,7 +71,7 @@ func TestJobsAreRetriedAndDroppedByWhoseTheyAre(t *testing.T) {
 		}
 		var shown Job
 		w := r.call(ann, "POST", "/v1/jobs/"+job.ID+"/retry")
-		if json.Unmarshal(w.Body.Bytes(), &shown) != nil || w.Code != 200 || shown.ID != job.ID || shown.Push != job.Push || shown.Tries != 0 {
+		if json.Unmarshal(w.Body.Bytes(), &shown) != nil || w.Code != 200 || shown.ID != job.ID || shown.Push != job.Push || shown.State == "waiting" && shown.Tries != 0 {
 			t.Errorf("retry: %d %s", w.Code, w.Body)
 		}
 		// A form of the page gets the page again.
