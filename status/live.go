@@ -103,7 +103,6 @@ type stream struct {
 	control *http.ResponseController
 	viewer  Viewer
 	store   []byte // as it was sent last
-	gone    bool
 }
 
 func (st *stream) snapshot() (at int64) {

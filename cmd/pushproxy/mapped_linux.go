@@ -18,7 +18,6 @@ type mmapper struct {
 	sync.Mutex
 	active map[*byte][]byte
 	mmap   mapFunc
-	munmap func(addr, length uintptr) error
 }
 
 type mapFunc func(addr, length uintptr, prot, flags, fd int, offset int64) (uintptr, error)

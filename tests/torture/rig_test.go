@@ -166,16 +166,6 @@ func (r *rig) healthy() {
 	}
 }
 
-// ended reports whether the program has ended by itself.
-func (r *rig) ended() bool {
-	select {
-	case <-r.running.Done():
-		return true
-	case <-time.After(300 * time.Millisecond):
-		return false
-	}
-}
-
 // load has all clients push until the returned function is called.
 func (r *rig) load(asyncShare float64) (stop func()) {
 	end := make(chan struct{})
