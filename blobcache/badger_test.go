@@ -161,7 +161,7 @@ func TestOpenBadgerRefusesWhatItCannotUse(t *testing.T) {
 	}
 	t.Run("another user's directory", func(t *testing.T) {
 		if os.Getuid() != 0 {
-			t.Skip("only root can give a directory away")
+			t.Skip("left out: only root can give a directory away")
 		}
 		if err := os.Chown(foreign, 12345, -1); err != nil {
 			t.Fatal(err)

@@ -21,26 +21,25 @@ import (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("METADATA_TEST_CHILD"); dir != "" {
-		addJobsForever(dir)
+		fmt.Println(addJobsForever(dir))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
 // addJobsForever is the child that TestAcknowledgedJobsSurviveAKill kills: it
 // prints the ID of each job once AddJob has returned.
-func addJobsForever(dir string) {
+func addJobsForever(dir string) error {
 	ctx := context.Background()
 	kv, err := metadata.OpenBadger(ctx, dir, metadata.BadgerOptions{})
 	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
+		return err
 	}
 	db := &metadata.DB{KV: kv}
 	for {
 		j, err := db.AddJob(ctx, job("a"))
 		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
+			return err
 		}
 		fmt.Println(j.ID)
 	}

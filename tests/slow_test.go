@@ -30,12 +30,14 @@ var buildImpatient = sync.OnceValues(func() (string, error) {
 // drip sends bytes of an endless text, one by one, until the connection is closed; ended tells how long that took.
 func drip(c net.Conn, text string, every time.Duration) (ended time.Duration) {
 	begin := time.Now()
+	pace := time.NewTicker(every)
+	defer pace.Stop()
 	go func() { _, _ = io.Copy(io.Discard, c) }()
 	for i := 0; ; i++ {
 		if _, err := c.Write([]byte{text[i%len(text)]}); err != nil || time.Since(begin) > time.Minute {
 			return time.Since(begin)
 		}
-		time.Sleep(every) // the pace is what this client is about
+		<-pace.C
 	}
 }
 

@@ -24,9 +24,6 @@ func FuzzLocation(f *testing.F) {
 		if u.Scheme != "https" || u.User != nil || u.Host != "r.test" && u.Hostname() != "s3.test" {
 			t.Errorf("%q leads to %s", s, u)
 		}
-		if _, err := http.NewRequest("PUT", u.String(), nil); err != nil {
-			t.Skip("refused when it is sent")
-		}
 	})
 }
 

@@ -133,7 +133,7 @@ func TestProcessorTimeIsReadBehindTheName(t *testing.T) {
 func TestAWatchedProcessHasTimeAndMemory(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/status"); err != nil {
-		t.Skip("there is no /proc on this system")
+		t.Skip("needs /proc")
 	}
 	w := watchProcess(os.Getpid())
 	for start := processorTime(os.Getpid()); processorTime(os.Getpid()) < start+3.0/ticks; {

@@ -157,7 +157,7 @@ func (r *rig) usage() (u used) {
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	files, err := os.ReadDir(filepath.Join(proc, "fd"))
 	if err != nil {
-		t.Skipf("no /proc: %v", err)
+		t.Skipf("needs /proc: %v", err)
 	}
 	u.files = len(files)
 	status, err := os.ReadFile(filepath.Join(proc, "status"))

@@ -86,7 +86,7 @@ func (d *disk) again() {
 		}
 		<-time.After(time.Second)
 	}
-	d.t.Skip("another mount namespace keeps the file system")
+	d.t.Skip("left out: another mount namespace keeps the file system")
 }
 
 func (d *disk) free() int64 {
@@ -120,7 +120,7 @@ func (d *disk) fill(file string, leave int64) {
 
 func TestNoQueuedPushIsLostToPowerCuts(t *testing.T) {
 	if *cuts == 0 {
-		t.Skip("-cuts=0")
+		t.Skip("left out: -cuts=0")
 	}
 	d := newDisk(t, 3<<30)
 	r := newRig(t, filepath.Join(d.mount, "data"), 4, 200<<10)
@@ -158,7 +158,7 @@ func TestNoQueuedPushIsLostToPowerCuts(t *testing.T) {
 
 func TestS29AFullDiskIsSaidAndRecoveredFrom(t *testing.T) {
 	if *fills == 0 {
-		t.Skip("-fills=0")
+		t.Skip("left out: -fills=0")
 	}
 	d := newDisk(t, 1600<<20)
 	r := newRig(t, filepath.Join(d.mount, "data"), 2, 200<<10)

@@ -44,7 +44,7 @@ func TestNothingAcknowledgedIsLostToKills(t *testing.T) {
 
 func TestALargeCacheOpensQuicklyAfterAKill(t *testing.T) {
 	if *gib == 0 {
-		t.Skip("-gib=0")
+		t.Skip("left out: -gib=0")
 	}
 	r := newRig(t, "", 2, 1)
 	r.start()
@@ -60,7 +60,7 @@ func TestALargeCacheOpensQuicklyAfterAKill(t *testing.T) {
 
 func TestACacheOfManyBlobsOpensQuicklyAfterAKill(t *testing.T) {
 	if *blobs == 0 {
-		t.Skip("-blobs=0")
+		t.Skip("left out: -blobs=0")
 	}
 	r := newRig(t, "", 2, 1)
 	r.start()

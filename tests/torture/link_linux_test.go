@@ -53,7 +53,7 @@ func newLink(t *testing.T) *link {
 		setUp(t, name+"f", far, near)
 	})
 	if t.Skipped() || there == nil {
-		t.SkipNow()
+		t.Skip("left out: a link into a network namespace of its own")
 	}
 	l.carry(t, here, there)
 	l.carry(t, there, here)

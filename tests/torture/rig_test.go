@@ -89,7 +89,7 @@ func newRigOn(t *testing.T, data string, clients, big int, l net.Listener) *rig 
 	t.Helper()
 	path, err := program()
 	if err != nil {
-		t.Skipf("no pushproxy: %v", err)
+		t.Fatalf("no pushproxy: %v", err)
 	}
 	port, err := parts.FreePort()
 	if err != nil {
