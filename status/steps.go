@@ -38,8 +38,9 @@ func (t *Tracker) asked(e *forward.Event) {
 	}
 }
 
-// served returns the pushes that a request was made for. What clients ask before
-// they push may be for a push that is still to come; pulls are for none.
+// served returns the pushes that a request was made for: those that waited for its
+// answer or ended before it came. What clients ask before they push may be for a
+// push that is still to come; pulls are for none.
 func (t *Tracker) served(e *forward.Event) (pushes []*tracked) {
 	key := where{e.Principal, e.Repo}
 	if e.Push != "" {
@@ -48,8 +49,13 @@ func (t *Tracker) served(e *forward.Event) (pushes []*tracked) {
 		}
 		return pushes
 	}
+	pushes = t.outlived(key, e)
+	others := len(pushes) > 0
 	for _, c := range t.concerned(key, e) {
-		pushes = append(pushes, c.push)
+		// What was begun for others is for a push once its manifest waits for it.
+		if !others || c.push.running > 0 && c.push.named[c.piece.Digest] {
+			pushes = append(pushes, c.push)
+		}
 	}
 	if len(pushes) > 0 {
 		return pushes
@@ -72,6 +78,34 @@ func (t *Tracker) served(e *forward.Event) (pushes []*tracked) {
 		}
 	}
 	return []*tracked{t.gathering(key, e.When)}
+}
+
+// outlived returns the pushes that a request was made for and that finished while
+// it was under way. An upload that is cancelled is that of who began it.
+func (t *Tracker) outlived(key where, e *forward.Event) (pushes []*tracked) {
+	began, cancels := e.When, false
+	switch {
+	case e.Exchange != nil:
+		began, cancels = e.Exchange.Began, e.Exchange.Op == upstream.OpCancel
+	case e.Login != nil:
+		began = e.Login.Began
+	}
+	var last *tracked
+	for _, p := range t.at[key] {
+		switch {
+		case p.find(e.Digest) == nil && p.coming(e.Upload) == nil:
+		case !p.over:
+			cancels = false
+		case began.Before(p.Finished):
+			pushes = append(pushes, p)
+		case last == nil || p.Finished.After(last.Finished):
+			last = p
+		}
+	}
+	if cancels && last != nil && len(pushes) == 0 {
+		pushes = append(pushes, last)
+	}
+	return pushes
 }
 
 // counts reports whether a step is a request to the upstream itself.

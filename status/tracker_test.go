@@ -345,3 +345,104 @@ func TestAPullIsNoPush(t *testing.T) {
 		}
 	})
 }
+
+// What was begun for a push is told of that push, also where its answer comes when
+// the push has failed; what begins later is the next one's.
+func TestAnAnswerThatComesAfterItsPushFailedIsNotTheNextPushs(t *testing.T) {
+	t.Parallel()
+	bubble(t, "", func(t *testing.T, r *rig) {
+		slow, refused := content("slow", 300<<10), content("refused", 100<<10)
+		late := make(chan struct{})
+		r.reg.Fail = func(req *http.Request) int {
+			if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/blobs/") {
+				if req.ContentLength == int64(len(slow)) {
+					<-late
+					return 0
+				}
+				time.Sleep(time.Second)
+				return http.StatusForbidden
+			}
+			return 0
+		}
+		r.receive("ann", "acme/app", slow)
+		r.receive("ann", "acme/app", refused)
+		id, err := r.put("ann", "acme/app", "v1", r.image(slow, refused))
+		if err == nil {
+			t.Fatal("a refused blob was pushed")
+		}
+		r.reg.Fail = nil
+		time.Sleep(time.Second)
+		again := r.sending("ann", "acme/app", slow)
+		close(late)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		again()
+		if _, found, err := r.target("ann").Client.HeadBlob(t.Context(), repoOf("acme/app"), digest.FromBytes(slow)); err != nil || !found {
+			t.Fatalf("the slow blob: %t, %v", found, err)
+		}
+		r.receive("ann", "acme/app", refused)
+		second := r.pushed("ann", "acme/app", "v2", r.image(slow, refused))
+		of := func(p Push, op string) (codes []int) { // of the slow blob's requests
+			for _, s := range p.Steps {
+				if s.Op == op && s.Blob == digest.FromBytes(slow).String() {
+					codes = append(codes, s.Code)
+				}
+			}
+			return codes
+		}
+		first := r.know(id)
+		if first.State != Failed || !slices.Equal(of(first, "upload"), []int{201}) || !slices.Equal(of(first, "head"), []int{404}) {
+			t.Errorf("the push that failed: %+v", first)
+		}
+		if slices.ContainsFunc(second.Steps, func(s Step) bool { return s.Code == http.StatusNoContent }) {
+			t.Errorf("the next push cancelled what the failed one had begun: %+v", second.Steps)
+		}
+		if len(of(second, "upload")) > 0 || !slices.Equal(of(second, "head"), []int{200}) {
+			t.Errorf("the push after it: %+v", second.Steps)
+		}
+		if got, want := told(first, second), r.asked(); !slices.Equal(got, want) {
+			t.Errorf("told %q, the upstream answered %q", got, want)
+		}
+	})
+}
+
+func TestARequestThatOutlivesItsPushIsAlsoThatOfWhoWaitsForIt(t *testing.T) {
+	t.Parallel()
+	bubble(t, "", func(t *testing.T, r *rig) {
+		slow, refused, other := content("slow", 300<<10), content("refused", 100<<10), content("other", 1000)
+		late := make(chan struct{})
+		r.reg.Fail = func(req *http.Request) int {
+			if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/blobs/") {
+				switch req.ContentLength {
+				case int64(len(slow)):
+					<-late
+				case int64(len(refused)):
+					time.Sleep(time.Second)
+					return http.StatusForbidden
+				}
+			}
+			return 0
+		}
+		r.receive("ann", "acme/app", slow)
+		r.receive("ann", "acme/app", refused)
+		id, err := r.put("ann", "acme/app", "v1", r.image(slow, refused))
+		if err == nil {
+			t.Fatal("a refused blob was pushed")
+		}
+		r.receive("ann", "acme/app", other)
+		second, err := r.forward.Submit(t.Context(), r.job("ann", "acme/app", "v2", r.image(other, slow)))
+		r.must(err)
+		synctest.Wait()
+		close(late)
+		_, err = second.Wait(t.Context())
+		r.must(err)
+		synctest.Wait()
+		for _, id := range []string{id, second.ID} {
+			if !slices.ContainsFunc(r.know(id).Steps, func(s Step) bool {
+				return s.Op == "upload" && s.Code == 201 && s.Blob == digest.FromBytes(slow).String()
+			}) {
+				t.Errorf("push %s does not say how the blob came to be there: %+v", id, r.know(id).Steps)
+			}
+		}
+	})
+}
