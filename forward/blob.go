@@ -64,11 +64,13 @@ func (b *blob) start(ctx context.Context) (err error) {
 func (b *blob) send(ctx context.Context) (err error) {
 	if b.stream.sending() {
 		b.tell(b.f, Event{Status: Pushing})
-		if b.stream.finish(ctx, b.owner, b.Digest) == nil {
+		if b.byStream(ctx) == nil {
+			b.ended(ctx, nil)
 			return b.learned(ctx, metadata.Uploaded)
 		}
 		b.rounds++
 	}
+	b.rescue()
 	lane := b.f.lane(b.repo.Host)
 	place, err := lane.acquire(ctx, b.t.Principal, b.Size)
 	if err != nil {
@@ -79,7 +81,7 @@ func (b *blob) send(ctx context.Context) (err error) {
 		return err
 	}
 	b.tell(b.f, Event{Status: Pushing})
-	b.begun(ctx)
+	b.begun(ctx, b.session.Token())
 	err = b.session.Send(ctx, b.Size, func() (io.ReadCloser, error) { return b.open(ctx) })
 	b.ended(ctx, err)
 	switch {

@@ -88,26 +88,85 @@ func (b *blob) resume(ctx context.Context) *upstream.Upload {
 	return u
 }
 
-// begun remembers the session before it is used, where that pays.
-func (b *blob) begun(ctx context.Context) {
-	if b.f.Seal == nil || b.Size < lastingSize {
+// begun remembers the session of a token before it is used, where that pays.
+func (b *blob) begun(ctx context.Context, token string) {
+	if b.f.Seal == nil || b.Size < lastingSize || token == "" {
 		return
 	}
 	// What is not remembered costs bytes after a restart, nothing else.
-	_ = b.f.meta.SetSession(ctx, b.owner, b.repo, b.Digest, seal(b.f.Seal, []byte(b.session.Token()), b.sealedFor()))
+	_ = b.f.meta.SetSession(ctx, b.owner, b.repo, b.Digest, seal(b.f.Seal, []byte(token), b.sealedFor()))
+}
+
+// brokeOff reports whether an upload that ended with err, in ctx, may go on
+// where it was.
+func brokeOff(ctx context.Context, err error) bool {
+	if errors.Is(err, blobcache.ErrDamaged) || errors.Is(err, blobcache.ErrUnknown) || errors.Is(err, blobcache.ErrEnded) {
+		return false
+	}
+	return ctx.Err() == nil && oci.AsError(err).Status/100 == 5 || errors.Is(context.Cause(ctx), ErrClosed)
 }
 
 // ended decides what becomes of the session after an upload: one that broke off
 // is kept for the next attempt.
 func (b *blob) ended(ctx context.Context, err error) {
-	broke := err != nil && (ctx.Err() == nil && oci.AsError(err).Status/100 == 5 || errors.Is(context.Cause(ctx), ErrClosed))
-	broke = broke && !errors.Is(err, blobcache.ErrDamaged) && !errors.Is(err, blobcache.ErrUnknown) && !errors.Is(err, blobcache.ErrEnded)
 	switch {
-	case broke && b.session.Token() != "":
+	case err != nil && brokeOff(ctx, err) && b.session != nil && b.session.Token() != "":
 		b.f.sessions.put(b.sessionKey(), b.session)
 		b.session = nil
 	case b.f.Seal != nil && b.Size >= lastingSize:
 		_ = b.f.meta.DropSession(context.WithoutCancel(ctx), b.owner, b.repo, b.Digest)
+	}
+}
+
+// byStream has the blob's stream end as the blob. Its session is remembered as
+// soon as there is one: the digest, which it is found by, is known by now.
+func (b *blob) byStream(ctx context.Context) error {
+	select {
+	case <-b.stream.opened:
+		if b.stream.owner == b.owner {
+			b.begun(ctx, b.stream.token)
+		}
+	case <-b.stream.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return b.stream.finish(ctx, b.owner, b.Digest)
+}
+
+// rescue makes the session of a stream that broke off the blob's.
+func (b *blob) rescue() {
+	if b.stream == nil || !b.stream.ended() || b.stream.owner != b.owner {
+		return
+	}
+	session := b.stream.take()
+	if session == nil {
+		return
+	}
+	b.cancelSession()
+	session.Digest = b.Digest
+	b.session = session
+}
+
+// take returns the session to the only one who may use it from now on, or nil.
+func (s *stream) take() *upstream.Upload {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	session := s.session
+	s.session = nil
+	return session
+}
+
+// giveBack is take undone.
+func (s *stream) giveBack(session *upstream.Upload) {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	s.session = session
+}
+
+// abandon gives the session back, unless somebody took it.
+func (s *stream) abandon() {
+	if session := s.take(); session != nil {
+		s.f.abandon(session)
 	}
 }
 

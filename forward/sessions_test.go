@@ -5,6 +5,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"errors"
+	"io"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,6 +90,120 @@ func TestAnUploadGoesOnAfterARestart(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestABlobGoesOnWhereItsStreamBrokeOff(t *testing.T) {
+	t.Parallel()
+	refused := func(q *http.Request) bool { return q.Method == http.MethodPut && q.ContentLength == 0 }
+	for when, c := range map[string]struct {
+		reg    *upstreamtest.Registry
+		faults []upstreamtest.Fault
+		early  bool // it breaks off before the blob is whole
+		want   []string
+	}{
+		"before the blob was whole": {&upstreamtest.Registry{}, []upstreamtest.Fault{{Method: "PATCH", Reset: true, ResetAt: 2 * mib}}, true,
+			[]string{"POST app", "PATCH app", "HEAD app layer", "GET app", "PATCH app", "PUT app layer"}},
+		"when the blob was whole": {&upstreamtest.Registry{}, []upstreamtest.Fault{{Method: "PATCH", Reset: true, ResetAt: 4 * mib}}, false,
+			[]string{"POST app", "PATCH app", "HEAD app layer", "GET app", "PATCH app", "PUT app layer"}},
+		"at its end": {&upstreamtest.Registry{}, []upstreamtest.Fault{{Method: "PUT", Reset: true}}, false,
+			[]string{"POST app", "PATCH app", "PUT app layer", "GET app", "PUT app layer"}},
+		"and the upstream refuses to end it": {&upstreamtest.Registry{Fail: failing(refused, 400)}, nil, false,
+			[]string{"POST app", "PATCH app", "PUT app layer", "POST app", "PUT app layer", "DELETE app upload"}},
+		"and the upstream does not know how far it was": {&upstreamtest.Registry{}, []upstreamtest.Fault{
+			{Method: "PATCH", Reset: true, ResetAt: 4 * mib}, {Method: "GET", Path: "/uploads/", Status: 404, Code: "BLOB_UPLOAD_UNKNOWN"}}, false,
+			[]string{"POST app", "PATCH app", "HEAD app layer", "GET app", "POST app", "PUT app layer"}},
+	} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := memoryRig(t, c.reg)
+				layer := r.noise("layer", 5*mib+77)
+				r.reg.Inject(c.faults...)
+				a := r.arriving("ann", layer)
+				a.send(3 * mib)
+				r.Streaming(r.target("ann"), repo("app"), a.u.ID())
+				if c.early {
+					synctest.Wait()
+				}
+				a.end("app")
+				time.Sleep(time.Minute)
+				resumes := slices.Contains(c.want, "GET app") && len(c.faults) == 1
+				if got := r.reg.Bytes(); resumes && got != int64(len(layer)) {
+					t.Errorf("%d bytes were sent of %d", got, len(layer))
+				}
+				if got := r.requests(); !sameSet(got, c.want) {
+					t.Errorf("the upstream saw %q, want %q", got, c.want)
+				}
+				r.pushed("ann", "app", "v1", r.image(layer))
+			})
+		})
+	}
+}
+
+// stalling lets n bytes of a PATCH through, and the rest never.
+type stalling struct {
+	http.RoundTripper
+	n int64
+}
+
+func (s stalling) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodPatch {
+		req.Body = io.NopCloser(io.MultiReader(io.LimitReader(req.Body, s.n), untilDone{req.Context()}))
+	}
+	return s.RoundTripper.RoundTrip(req)
+}
+
+type untilDone struct{ context.Context }
+
+func (u untilDone) Read([]byte) (int, error) {
+	<-u.Done()
+	return 0, u.Err()
+}
+
+func TestAStreamGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		r.Seal = aead(t, "k")
+		base := r.base
+		r.base = stalling{base, 10 * mib}
+		layer := r.noise("layer", lastingSize+1)
+		a := r.arriving("ann", layer)
+		a.send(3 * mib)
+		r.Streaming(r.target("ann"), repo("app"), a.u.ID())
+		a.end("app")
+		stopped, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := r.Close(stopped); err == nil {
+			t.Fatal("nothing was on its way")
+		}
+		r.Forwarder, r.base = New(r.cache, r.meta), base
+		r.Seal = aead(t, "k")
+		r.pushed("ann", "app", "v1", r.image(layer))
+		if got := r.reg.Bytes(); got != int64(len(layer)) {
+			t.Errorf("%d bytes were sent of %d", got, len(layer))
+		}
+		for range r.meta.KV.Scan(t.Context(), "session/") {
+			t.Error("what is done is still remembered")
+		}
+	})
+}
+
+func TestAnUploadThatBrokeOffOutlivesAnUpstreamThatIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, m, size := breakOff(t, aead(t, "k"))
+		for range 3 {
+			r.reg.Inject(upstreamtest.Fault{Method: "GET", Path: "/uploads/", Reset: true})
+			if _, err := r.push("alice", "app", "v1", m); !errors.Is(err, oci.ErrUpstream) {
+				t.Fatalf("an attempt while the upstream is away: %v", err)
+			}
+		}
+		r.pushed("alice", "app", "v1", m)
+		if got := r.reg.Bytes(); got != size {
+			t.Errorf("%d bytes were sent of %d", got, size)
+		}
+	})
 }
 
 func TestNobodyGoesOnWithAnothersUpload(t *testing.T) {

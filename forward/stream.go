@@ -47,6 +47,8 @@ type stream struct {
 	taken   chan struct{} // closed when the blob is whole and digest is set
 	digest  digest.Digest
 	over    chan struct{} // closed when the blob is where it belongs, or will not be
+	opened  chan struct{} // closed when token is set
+	token   string        // of the session
 	done    chan struct{} // closed when session, twin and err are set
 	session *upstream.Upload
 	twin    *stream // that sends the same bytes, with errTwin
@@ -81,12 +83,16 @@ func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 	for id, old := range f.streams.byUpload {
 		if time.Since(old.began) > streamKept && old.ended() {
 			delete(f.streams.byUpload, id)
+			if old.session != nil {
+				f.abandon(old.session)
+				old.session = nil
+			}
 		}
 	}
 	ctx, cancel := f.within(doing(context.Background(), errandOf{upload: upload}))
 	s := &stream{
 		f: f, t: t, repo: repo, upload: upload, began: time.Now(), cancel: cancel, arrival: &arrival{},
-		taken: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}),
+		taken: make(chan struct{}), over: make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
 	}
 	f.streams.byUpload[upload] = s
 	f.running.Add(1)
@@ -96,7 +102,9 @@ func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 		s.err = f.guarded(func() error { return s.run(ctx) })
 		s.arrival.ended.Store(true)
 		if s.err != nil {
-			s.abandon()
+			if !brokeOff(ctx, s.err) {
+				s.abandon()
+			}
 			s.end()
 		}
 		close(s.done)
@@ -136,6 +144,8 @@ func (s *stream) run(ctx context.Context) (err error) {
 		r.Close()
 		return err
 	}
+	s.token = s.session.Token()
+	close(s.opened)
 	_, err = s.session.Stream(ctx, &telling{ReadCloser: s.arrival.patient(r, s.cancel), s: s})
 	if e := (*oci.Error)(nil); errors.As(err, &e) && e.Status/100 == 4 {
 		s.f.noStreams(s.repo.Host)
@@ -182,22 +192,6 @@ func (s *stream) end() {
 	case <-s.over:
 	default:
 		close(s.over)
-	}
-}
-
-// take returns the session to the only one who may use it from now on, or nil.
-func (s *stream) take() *upstream.Upload {
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	session := s.session
-	s.session = nil
-	return session
-}
-
-// abandon gives the session back, unless somebody took it.
-func (s *stream) abandon() {
-	if session := s.take(); session != nil {
-		s.f.abandon(session)
 	}
 }
 
@@ -291,7 +285,11 @@ func (s *stream) finish(ctx context.Context, owner metadata.Owner, d digest.Dige
 		return errUnwanted
 	}
 	err := session.Finish(ctx, d)
-	if err != nil {
+	switch {
+	case err == nil:
+	case brokeOff(ctx, err):
+		s.giveBack(session)
+	default:
 		s.f.abandon(session)
 	}
 	return err

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 
@@ -30,11 +31,25 @@ func (c *Client) Reopen(repo oci.Repo, d digest.Digest, token string) (*Upload, 
 	return &Upload{c: c, Repo: repo, Digest: d, session: session, used: true}, nil
 }
 
-// reopen finds out where an upload that broke off goes on.
-func (s *sending) reopen(ctx context.Context) {
+// reopen finds out where an upload that broke off goes on. An upstream that
+// cannot be asked has not lost the session.
+func (s *sending) reopen(ctx context.Context) (done bool, err error) {
+	s.t.begin()
 	off, err := s.u.Offset(ctx)
-	if err == nil && s.resume(off) {
-		return
+	switch {
+	case ctx.Err() != nil:
+		return false, s.t.ended(ctx)
+	case err == nil && s.resume(off):
+		return false, nil
+	case err == nil || conclusive(err):
+		s.afresh(ctx, err == nil)
+		return false, nil
 	}
-	s.afresh(ctx, err == nil)
+	return s.recover(ctx, call{}, nil, err, failure{why: plain(err.Error()), cause: err})
+}
+
+// conclusive reports whether an error of Offset says that there is nothing to go
+// on with.
+func conclusive(err error) bool {
+	return decided(err) || errors.Is(err, errNoRange) || errors.Is(err, errLocation)
 }

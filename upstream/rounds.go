@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -113,8 +112,8 @@ func (s *sending) recover(ctx context.Context, k call, a *answer, cause error, f
 		if ctx.Err() != nil {
 			return false, s.t.ended(ctx)
 		}
-		if err != nil && !decided(err) && !errors.Is(err, errNoRange) && !errors.Is(err, errLocation) {
-			f, a, cause = failure{why: plain(err.Error())}, nil, err
+		if err != nil && !conclusive(err) {
+			f, a, cause = failure{why: plain(err.Error()), cause: err}, nil, err
 			continue
 		}
 		if err == nil && s.resume(off) {

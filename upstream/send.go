@@ -42,7 +42,9 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 	s.chunk = u.c.chunkSize(u.chunkMin, size)
 	defer s.src.close()
 	if u.used && u.session != nil {
-		s.reopen(ctx)
+		if done, err := s.reopen(ctx); done || err != nil {
+			return err
+		}
 	}
 	u.used = true
 	for {
@@ -53,14 +55,15 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 }
 
 // Stream sends what r yields as one PATCH of unknown length. It is not retried:
-// after an error the upload is best begun anew with Send. n is how many bytes
-// were read from r, whose reads must return when ctx ends. It is closed when
-// nobody reads it any more, which may be after Stream returned.
+// after an error Send goes on with the session, once Digest is set. n is how
+// many bytes were read from r, whose reads must return when ctx ends. It is
+// closed when nobody reads it any more, which may be after Stream returned.
 func (u *Upload) Stream(ctx context.Context, r io.ReadCloser) (n int64, err error) {
 	if u.session == nil {
 		r.Close()
 		return 0, oci.ErrBlobUploadUnknown.With("the upload of %s has no open session", u.name())
 	}
+	u.used = true
 	opened := false
 	src := &source{open: func() (io.ReadCloser, error) {
 		if opened {

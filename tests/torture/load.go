@@ -30,6 +30,7 @@ type Client struct {
 	Tags  []string
 	Big   int           // bytes of the largest layer
 	Pause time.Duration // between two pushes
+	Way   Way           // blobs are sent
 
 	HTTP   *http.Client
 	Random *rand.Rand
@@ -41,6 +42,16 @@ type Client struct {
 	short  int // answers that broke off though they had begun well
 	n      int
 }
+
+// Way is how a client sends a blob.
+type Way int
+
+// The ways.
+const (
+	AnyWay    Way = iota // by chance
+	InOne                // with its digest, as containerd does
+	DigestEnd            // its digest comes when all of it is there, as docker does
+)
 
 // Pushes returns all pushes so far, in order.
 func (c *Client) Pushes() []Push {
@@ -166,7 +177,7 @@ func (c *Client) push(tag string, async bool, blobs [][]byte) (Push, error) {
 	return p, nil
 }
 
-// blob pushes a blob, as docker or as containerd does.
+// blob pushes a blob, half of the times without a look for it first.
 func (c *Client) blob(b []byte) error {
 	base := "/v2/" + c.Host + "/" + c.Repo + "/blobs/"
 	if c.Random.IntN(2) == 0 {
@@ -181,7 +192,11 @@ func (c *Client) blob(b []byte) error {
 		return err
 	}
 	location := h.Get("Location")
-	if c.Random.IntN(2) == 0 {
+	way := c.Way
+	if way == AnyWay {
+		way = []Way{InOne, DigestEnd}[c.Random.IntN(2)]
+	}
+	if way == DigestEnd {
 		if h, _, err = c.send("PATCH", location, "application/octet-stream", b, http.StatusAccepted); err != nil {
 			return err
 		}
