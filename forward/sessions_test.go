@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pushproxy/metadata"
 	"pushproxy/oci"
 	"pushproxy/upstream/upstreamtest"
@@ -138,6 +140,60 @@ func TestABlobGoesOnWhereItsStreamBrokeOff(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestWithAnotherCredentialAStreamIsNotGoneOnWith(t *testing.T) {
+	t.Parallel()
+	for when, faults := range map[string][]upstreamtest.Fault{
+		"that broke off":         {{Method: "PATCH", Reset: true, ResetAt: 2 * mib}},
+		"that is still going on": nil,
+	} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := memoryRig(t, &upstreamtest.Registry{})
+				r.Seal = aead(t, "k")
+				r.reg.Inject(faults...)
+				layer := r.noise("layer", lastingSize)
+				a := r.arriving("ann", layer)
+				a.send(3 * mib)
+				r.Streaming(r.target("ann"), repo("app"), a.u.ID())
+				synctest.Wait()
+				a.send(len(layer))
+				d := digest.FromBytes(layer)
+				noError(t, a.u.Commit(t.Context(), d))
+				noError(t, r.meta.Grant(t.Context(), "ann", d))
+				changed := r.target("ann")
+				changed.Owner = func(context.Context, oci.Repo) (metadata.Owner, error) { return ownerOf("another account"), nil }
+				r.Start(changed, repo("app"), d, "", a.u.ID())
+				time.Sleep(time.Second)
+				got := r.requests()
+				if slices.Contains(got, "GET app") || !slices.Contains(got, "DELETE app upload") || !slices.Contains(got, "PUT app layer") {
+					t.Errorf("the upstream saw %q", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAStreamThatBrokeOffAndIsNeverEndedIsGivenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		r.reg.Inject(upstreamtest.Fault{Method: "PATCH", Reset: true, ResetAt: 2 * mib})
+		a := r.arriving("ann", r.noise("layer", 5*mib))
+		a.send(3 * mib)
+		r.Streaming(r.target("ann"), repo("app"), a.u.ID())
+		synctest.Wait()
+		noError(t, a.u.Cancel(t.Context()))
+		r.saw("POST app", "PATCH app")
+		time.Sleep(streamKept + time.Minute)
+		next := r.arriving("ann", r.noise("other", 5*mib))
+		next.send(3 * mib)
+		r.Streaming(r.target("ann"), repo("app"), next.u.ID())
+		next.end("app")
+		r.saw("DELETE app upload", "POST app", "PATCH app", "PUT app other")
+	})
 }
 
 // stalling lets n bytes of a PATCH through, and the rest never.
