@@ -76,12 +76,20 @@ func (g *Registry) resume(c *call) (*blobcache.Upload, error) {
 	return u, nil
 }
 
-func (g *Registry) uploadStatus(c *call) error {
-	u, err := g.resume(c)
-	if err != nil {
-		return err
+// resumed is the handler of a request on an upload: do is called with the
+// caller's upload, which is this request's alone until do returns.
+func resumed(do func(*Registry, *call, *blobcache.Upload) error) func(*Registry, *call) error {
+	return func(g *Registry, c *call) error {
+		u, err := g.resume(c)
+		if err != nil {
+			return err
+		}
+		defer g.idle(c, u)
+		return do(g, c, u)
 	}
-	defer g.idle(c, u)
+}
+
+func (g *Registry) uploadStatus(c *call, u *blobcache.Upload) error {
 	// From now on the client counts on this offset.
 	if err := u.Checkpoint(c.lasting()); err != nil {
 		return err
@@ -92,12 +100,7 @@ func (g *Registry) uploadStatus(c *call) error {
 	return nil
 }
 
-func (g *Registry) cancelUpload(c *call) error {
-	u, err := g.resume(c)
-	if err != nil {
-		return err
-	}
-	defer g.idle(c, u)
+func (g *Registry) cancelUpload(c *call, u *blobcache.Upload) error {
 	if err := u.Cancel(c.lasting()); err != nil {
 		return err
 	}
@@ -109,12 +112,7 @@ func (g *Registry) cancelUpload(c *call) error {
 
 // uploadChunk takes a PATCH: a chunk with its range, or a stream without. What
 // a client sent before it went away is kept, for it to go on from there.
-func (g *Registry) uploadChunk(c *call) error {
-	u, err := g.resume(c)
-	if err != nil {
-		return err
-	}
-	defer g.idle(c, u)
+func (g *Registry) uploadChunk(c *call, u *blobcache.Upload) error {
 	length, err := c.align(u)
 	if err != nil {
 		return err

@@ -224,7 +224,7 @@ func TestTheSocketIsForItsUserAlone(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if _, err := ask(t.Context(), s.dir, "GET", "/readyz"); err != nil {
+	if _, err := overSocket(s.dir).ask(t.Context(), "GET", "/readyz"); err != nil {
 		t.Error(err)
 	}
 }

@@ -28,30 +28,23 @@ func caCommand() *cobra.Command {
 	var asPEM bool
 	show := &cobra.Command{
 		Use: "show", Short: "Say what the CA may sign for, until when, and where its file is", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			var names []string
 			if !c.foreign() {
+				var err error
 				if names, err = allowedNames(cmd, c); err != nil {
 					return err
 				}
 			}
 			return showCA(cmd.OutOrStdout(), c, names, asPEM, time.Now())
-		},
+		}),
 	}
 	show.Flags().BoolVar(&asPEM, "pem", false, "print the roots in PEM form and nothing else")
 	renew := &cobra.Command{
 		Use: "renew", Short: "Make a new CA; clients trust it when their set-up has been applied again", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			return renewCA(cmd, c)
-		},
+		}),
 	}
 	command.AddCommand(append(caInstallCommands(), show, renew)...)
 	return command

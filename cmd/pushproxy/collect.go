@@ -76,23 +76,16 @@ func gcCommand() *cobra.Command {
 			"first, and what dead uploads left. A blob is condemned by one collection and removed by one that comes at\n" +
 			"least ten minutes later. A running pushproxy collects by itself; this asks it to do so now.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, config Config, _ []string) error {
 			var r blobcache.Collected
 			path := "/v1/gc"
 			if dryRun {
 				path += "?dry-run=true"
 			}
-			err = order(cmd.Context(), config.DataDir, "POST", path, &r)
-			if errors.Is(err, errNotRunning) {
-				err = stopped(cmd.Context(), config, func(s *offline) (err error) {
-					r, err = newCollector(s.cache, s.ballast, config.Cache, s.queue.Needed, nil).collect(cmd.Context(), dryRun)
-					return err
-				})
-			}
+			err := maintain(cmd.Context(), config, path, &r, func(s *offline) (err error) {
+				r, err = newCollector(s.cache, s.ballast, config.Cache, s.queue.Needed, nil).collect(cmd.Context(), dryRun)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -106,7 +99,7 @@ func gcCommand() *cobra.Command {
 			cmd.Printf("%d blobs with %d MiB; %d %s (%d MiB), %d condemned, %d kept though over a limit, %d dead uploads dropped\n",
 				r.Blobs, r.Bytes>>20, r.Removed, verb, r.Freed>>20, r.Condemned, r.Kept, r.Swept)
 			return nil
-		},
+		}),
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -13,11 +13,7 @@ func configCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Read the configuration and say what it comes to, or what is wrong with it",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "listen: %s\ndata_dir: %s\nauth: %s\nstorage: %s\n", strings.Join(c.Listen, " "), c.DataDir, c.Auth, c.Storage)
 			others := "other hosts are refused"
@@ -42,7 +38,7 @@ func configCommand() *cobra.Command {
 			}
 			fmt.Fprintf(out, "logged in to: %s\n", orNone(strings.Join(hosts, " ")))
 			return nil
-		},
+		}),
 	})
 	return command
 }

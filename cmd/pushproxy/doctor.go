@@ -35,11 +35,7 @@ func doctorCommand() *cobra.Command {
 			"which credential is used, whether the clocks agree, whether the registry answers and takes the\n" +
 			"credential, and whether its name works through the forward-proxy door. With a repository it also asks\n" +
 			"for something to read there, and opens an upload and cancels it. The exit status is 1 when a check fails.",
-		RunE: func(cmd *cobra.Command, names []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, names []string) error {
 			// Nothing is forwarded and nothing stored, so neither needs a secret.
 			u, err := newUpstreams(c, "", forward.New(nil, nil))
 			if err != nil {
@@ -65,7 +61,7 @@ func doctorCommand() *cobra.Command {
 				return errReported
 			}
 			return nil
-		},
+		}),
 	}
 	command.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	return command

@@ -54,6 +54,16 @@ func stopped(ctx context.Context, c Config, do func(*offline) error) (err error)
 	return do(o)
 }
 
+// maintain has the running pushproxy do a piece of work that it answers with
+// result, or does it with the data directory where none is running.
+func maintain(ctx context.Context, c Config, path string, result any, do func(*offline) error) error {
+	err := overSocket(c.DataDir).order(ctx, "POST", path, result)
+	if errors.Is(err, errNotRunning) {
+		return stopped(ctx, c, do)
+	}
+	return err
+}
+
 // percentage is "10%" or "10".
 func percentage(text string) (float64, error) {
 	p, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
@@ -75,23 +85,16 @@ func fsckCommand() *cobra.Command {
 			"record is dropped: what it knew is learned anew, and who lost the grant of a blob pushes it again. A\n" +
 			"damaged job stays until pushproxy queue drop. The exit status is 1 when anything was damaged.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, config Config, _ []string) error {
 			percent, err := percentage(readData)
 			if err != nil {
 				return err
 			}
 			var r checked
-			err = order(cmd.Context(), config.DataDir, "POST", fmt.Sprintf("/v1/fsck?read-data=%g", percent), &r)
-			if errors.Is(err, errNotRunning) {
-				err = stopped(cmd.Context(), config, func(o *offline) (err error) {
-					r, err = checkStores(cmd.Context(), o.cache, o.meta, percent)
-					return err
-				})
-			}
+			err = maintain(cmd.Context(), config, fmt.Sprintf("/v1/fsck?read-data=%g", percent), &r, func(o *offline) (err error) {
+				r, err = checkStores(cmd.Context(), o.cache, o.meta, percent)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -104,7 +107,7 @@ func fsckCommand() *cobra.Command {
 				return errReported
 			}
 			return err
-		},
+		}),
 	}
 	c.Flags().StringVar(&readData, "read-data", "100%", "how many of the blobs are read, chosen by chance")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -29,13 +29,10 @@ func loginCommand() *cobra.Command {
 			"podman, buildah and skopeo may push to localhost:5001. Whoever runs pushproxy needs no token from anybody; other\n" +
 			"users get one from them (pushproxy token create) and give it here with --token-stdin.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			names := clientNames(c)
 			var secret authinject.Secret
+			var err error
 			if stdin {
 				secret, err = readToken(cmd, names)
 			} else {
@@ -51,7 +48,7 @@ func loginCommand() *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout(), "logged in to", strings.Join(names, ", "), "in", file)
 			}
 			return nil
-		},
+		}),
 	}
 	command.Flags().BoolVar(&stdin, "token-stdin", false, "read the token from the standard input instead of making one")
 	return command
@@ -62,11 +59,7 @@ func logoutCommand() *cobra.Command {
 		Use:   "logout",
 		Short: "Take the login to pushproxy out of docker's and podman's files, and end its token",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			for _, file := range loginFiles(c) {
 				if err := editAuths(file, clientNames(c), ""); err != nil {
 					return err
@@ -78,7 +71,7 @@ func logoutCommand() *cobra.Command {
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "logged out")
 			return nil
-		},
+		}),
 	}
 }
 

@@ -58,3 +58,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
 }
+
+// configured is what a command runs that needs the configuration.
+func configured(do func(cmd *cobra.Command, c Config, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c, err := loadConfig(cmd.Flags())
+		if err != nil {
+			return err
+		}
+		return do(cmd, c, args)
+	}
+}

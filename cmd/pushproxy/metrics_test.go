@@ -26,7 +26,7 @@ import (
 // scrape asks the running program for its metrics.
 func (s *served) scrape() ([]byte, map[string]*dto.MetricFamily) {
 	s.t.Helper()
-	response, err := ask(s.t.Context(), s.dir, "GET", "/metrics")
+	response, err := overSocket(s.dir).ask(s.t.Context(), "GET", "/metrics")
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,34 +21,26 @@ func queueCommand() *cobra.Command {
 		Long:  "List, retry and drop the pushes that were accepted and that an upstream does not have yet.",
 	}
 	asJSON := queue.PersistentFlags().Bool("json", false, "print JSON")
-	ls := &cobra.Command{Use: "ls", Short: "List queued pushes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		c, err := loadConfig(cmd.Flags())
-		if err != nil {
-			return err
-		}
+	ls := &cobra.Command{Use: "ls", Short: "List queued pushes", Args: cobra.NoArgs, RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 		var jobs []jobView
-		if err := order(cmd.Context(), c.DataDir, "GET", "/v1/jobs", &jobs); err != nil {
+		if err := overSocket(c.DataDir).order(cmd.Context(), "GET", "/v1/jobs", &jobs); err != nil {
 			return err
 		}
 		if *asJSON {
 			return printJSON(cmd.OutOrStdout(), jobs)
 		}
 		return listJobs(cmd.OutOrStdout(), jobs)
-	}}
+	})}
 	one := func(use, short, method, suffix string, query func() string) *cobra.Command {
-		return &cobra.Command{Use: use + " JOB...", Short: short, Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, ids []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		return &cobra.Command{Use: use + " JOB...", Short: short, Args: cobra.MinimumNArgs(1), RunE: configured(func(cmd *cobra.Command, c Config, ids []string) error {
 			for _, id := range ids {
 				var job jobView
-				if err := order(cmd.Context(), c.DataDir, method, "/v1/jobs/"+id+suffix+query(), &job); err != nil {
-					return err
-				}
-				if *asJSON {
+				err := overSocket(c.DataDir).order(cmd.Context(), method, "/v1/jobs/"+url.PathEscape(id)+suffix+query(), &job)
+				switch {
+				case err != nil:
+				case *asJSON:
 					err = printJSON(cmd.OutOrStdout(), job)
-				} else {
+				default:
 					err = showJob(cmd.OutOrStdout(), job)
 				}
 				if err != nil {
@@ -55,7 +48,7 @@ func queueCommand() *cobra.Command {
 				}
 			}
 			return nil
-		}}
+		})}
 	}
 	none := func() string { return "" }
 	var adopt bool

@@ -36,11 +36,7 @@ func secretCommand() *cobra.Command {
 			"pushproxy takes the new one within a second. Nothing fails: where blobs can be mounted from is learned anew,\n" +
 			"and queued pushes are known by the new one once their credential was seen to be the same.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			if _, err := openTokens(c); err != nil {
 				return err
 			}
@@ -49,7 +45,7 @@ func secretCommand() *cobra.Command {
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "the installation has a new secret")
 			return nil
-		},
+		}),
 	})
 	return command
 }

@@ -42,19 +42,15 @@ func serveCommand() *cobra.Command {
 		Long: "Take pushes on localhost and forward them to the registries that you are logged in to.\n" +
 			"Push to localhost:5001/<registry>/<repository>:<tag>.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			log := newLogger(c.Log, cmd.ErrOrStderr())
-			err = serve(cmd.Context(), c, log)
+			err := serve(cmd.Context(), c, log)
 			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
 				log.Info("stopped while it was starting")
 				return nil
 			}
 			return err
-		},
+		}),
 	}
 }
 

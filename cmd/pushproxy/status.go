@@ -60,7 +60,7 @@ func statusCommand() *cobra.Command {
 // show prints everything at a glance.
 func (i *instance) show(cmd *cobra.Command, w wanted, limit int, asJSON bool) error {
 	var s status.Snapshot
-	if err := i.get(cmd.Context(), "/v1/status", &s); err != nil {
+	if err := i.order(cmd.Context(), "GET", "/v1/status", &s); err != nil {
 		return err
 	}
 	if err := understood(s); err != nil {
@@ -94,7 +94,7 @@ func (i *instance) finished(cmd *cobra.Command, w wanted, limit int) (out []stat
 		if before != "" {
 			query.Set("before", before)
 		}
-		if err := i.get(cmd.Context(), "/v1/pushes?"+query.Encode(), &page); err != nil {
+		if err := i.order(cmd.Context(), "GET", "/v1/pushes?"+query.Encode(), &page); err != nil {
 			return nil, err
 		}
 		for _, p := range page.Pushes {
@@ -113,7 +113,7 @@ func (i *instance) finished(cmd *cobra.Command, w wanted, limit int) (out []stat
 // explain prints one push, or watches it to its end.
 func (i *instance) explain(cmd *cobra.Command, id string, live, asJSON bool) error {
 	var p status.Push
-	err := i.get(cmd.Context(), "/v1/pushes/"+url.PathEscape(id), &p)
+	err := i.order(cmd.Context(), "GET", "/v1/pushes/"+url.PathEscape(id), &p)
 	if refused := (*answer)(nil); errors.As(err, &refused) && refused.status == http.StatusNotFound {
 		return fmt.Errorf("there is no push %s: it was never here or is forgotten; pushproxy status lists the last ones", printable(id))
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -39,14 +38,6 @@ func (f *instanceFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with a token to show at --url, where one is asked for")
 }
 
-// instance is a running pushproxy whose status is asked for.
-type instance struct {
-	client *http.Client
-	base   string
-	start  string // what to do when nothing answers
-	token  authinject.Secret
-}
-
 func (f instanceFlags) open(cmd *cobra.Command) (*instance, error) {
 	if f.url != "" {
 		return f.remote()
@@ -59,15 +50,6 @@ func (f instanceFlags) open(cmd *cobra.Command) (*instance, error) {
 		return nil, err
 	}
 	return overSocket(c.DataDir), nil
-}
-
-// overSocket is the pushproxy that serves a data directory.
-func overSocket(dataDir string) *instance {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", adminSocket(dataDir))
-	}}
-	return &instance{client: &http.Client{Transport: transport}, base: "http://pushproxy",
-		start: "with the data directory " + dataDir + ": start it with pushproxy serve, or name its configuration with --config"}
 }
 
 func (f instanceFlags) remote() (*instance, error) {
@@ -100,68 +82,13 @@ func (f instanceFlags) remote() (*instance, error) {
 	return i, nil
 }
 
-// answer is a refusal by a running pushproxy.
-type answer struct {
-	status int
-	text   string
-}
-
-// Error implements error.
-func (a *answer) Error() string { return a.text }
-
-// ask sends a GET; the caller closes the body. The error is errNotRunning when
-// nothing answers, and an *answer when a pushproxy refuses.
-func (i *instance) ask(ctx context.Context, path, last string) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, "GET", i.base+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	r.Header.Set("Accept", "application/json, text/event-stream")
-	if last != "" {
-		r.Header.Set("Last-Event-ID", last)
-	}
-	if i.token != "" {
-		r.SetBasicAuth("token", i.token.Reveal())
-	}
-	response, err := i.client.Do(r)
-	var failed *net.OpError
-	if errors.As(err, &failed) && failed.Op == "dial" && !errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("%w %s", errNotRunning, i.start)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode == http.StatusOK {
-		return response, nil
-	}
-	defer response.Body.Close()
-	refused := &answer{response.StatusCode, printable(refusal(response).Error())}
-	if refused.status == http.StatusUnauthorized && i.token == "" {
-		refused.text += "; show a token with --token-file"
-	}
-	return nil, refused
-}
-
-// get reads an answer into v.
-func (i *instance) get(ctx context.Context, path string, v any) error {
-	response, err := i.ask(ctx, path, "")
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if err := json.NewDecoder(response.Body).Decode(v); err != nil {
-		return fmt.Errorf("the answer to %s cannot be read: %w", path, err)
-	}
-	return nil
-}
-
 // follow hands over the events of the stream in order, until ctx ends or a
 // function returns an error. When the connection is lost it says so and goes on
 // after the last event as soon as a pushproxy answers again.
 func (i *instance) follow(ctx context.Context, connected func(bool) error, handle func(sse.Event) error) error {
 	last, pause, lost := "", reconnectAfter, false
 	for {
-		response, err := i.ask(ctx, "/v1/events", last)
+		response, err := i.ask(ctx, "GET", "/v1/events", "Accept: text/event-stream", "Last-Event-ID: "+last)
 		var refused *answer
 		final := errors.As(err, &refused) && refused.status < http.StatusInternalServerError
 		switch {

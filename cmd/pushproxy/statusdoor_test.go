@@ -53,11 +53,11 @@ func (s *served) last() (p status.Push) {
 		if time.Now().After(deadline) {
 			s.t.Fatal("no push has finished")
 		}
-		if err := order(s.t.Context(), s.dir, "GET", "/v1/pushes?limit=1", &list); err != nil {
+		if err := overSocket(s.dir).order(s.t.Context(), "GET", "/v1/pushes?limit=1", &list); err != nil {
 			s.t.Fatal(err)
 		}
 	}
-	if err := order(s.t.Context(), s.dir, "GET", "/v1/pushes/"+list.Pushes[0].ID, &p); err != nil {
+	if err := overSocket(s.dir).order(s.t.Context(), "GET", "/v1/pushes/"+list.Pushes[0].ID, &p); err != nil {
 		s.t.Fatal(err)
 	}
 	return p
@@ -134,13 +134,13 @@ func TestAQueuedPushsIDIsInTheJournalAndTheAudit(t *testing.T) {
 	s.broken.Store(503)
 	s.push("queued/app", "v1", "one")
 	var now status.Snapshot
-	if err := order(t.Context(), s.dir, "GET", "/v1/status", &now); err != nil || len(now.Queue) != 1 || now.Queue[0].Push == "" {
+	if err := overSocket(s.dir).order(t.Context(), "GET", "/v1/status", &now); err != nil || len(now.Queue) != 1 || now.Queue[0].Push == "" {
 		t.Fatalf("the queue: %+v, %v", now.Queue, err)
 	}
 	id := now.Queue[0].Push
 	s.stop()
 	s.start()
-	if err := order(t.Context(), s.dir, "GET", "/v1/status", &now); err != nil || len(now.Queue) != 1 || now.Queue[0].Push != id {
+	if err := overSocket(s.dir).order(t.Context(), "GET", "/v1/status", &now); err != nil || len(now.Queue) != 1 || now.Queue[0].Push != id {
 		t.Errorf("after a restart: %+v, %v", now.Queue, err)
 	}
 	s.broken.Store(0)

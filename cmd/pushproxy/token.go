@@ -35,11 +35,7 @@ func tokenCreate() *cobra.Command {
 		Example: "  pushproxy token create ci --upstream ghcr.io --repository acme/app --verb push --expires 24h\n" +
 			"  pushproxy token create ci … | docker login localhost:5001 -u ci --password-stdin",
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, args []string) error {
 			store, err := openTokens(c)
 			if err != nil {
 				return err
@@ -55,7 +51,7 @@ func tokenCreate() *cobra.Command {
 				t.Name, t.ID, t.Principal, expiry(t), scopeText(t.Scope))
 			fmt.Fprintln(cmd.OutOrStdout(), secret.Reveal())
 			return nil
-		},
+		}),
 	}
 	flags := command.Flags()
 	flags.StringVar(&principal, "principal", proxy.Local, "whose `name` it acts under, and with whose credentials: local is you")
@@ -71,11 +67,7 @@ func tokenList() *cobra.Command {
 		Use:   "list",
 		Short: "List the tokens there are, without their secrets",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			all, err := tokens(c).List()
 			if err != nil {
 				return err
@@ -86,7 +78,7 @@ func tokenList() *cobra.Command {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, t.ID, t.Principal, t.Created.Format(time.DateOnly), expiry(t), scopeText(t.Scope))
 			}
 			return w.Flush()
-		},
+		}),
 	}
 }
 
@@ -95,11 +87,7 @@ func tokenRevoke() *cobra.Command {
 		Use:   "revoke NAME",
 		Short: "End a token, by its name or id",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, args []string) error {
 			store, err := openTokens(c)
 			if err != nil {
 				return err
@@ -110,7 +98,7 @@ func tokenRevoke() *cobra.Command {
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "token %s (%s) of %s is revoked\n", t.Name, t.ID, t.Principal)
 			return nil
-		},
+		}),
 	}
 }
 

@@ -34,7 +34,7 @@ func topCommand() *cobra.Command {
 				return i.top(cmd.Context(), out, hosts)
 			}
 			var s status.Snapshot
-			if err := i.get(cmd.Context(), "/v1/status", &s); err != nil {
+			if err := i.order(cmd.Context(), "GET", "/v1/status", &s); err != nil {
 				return err
 			}
 			if err := understood(s); err != nil {

@@ -27,18 +27,14 @@ func waitCommand() *cobra.Command {
 		Long: "Wait until the upstream has an image that was queued. The exit status is the upstream's truth: 0 only\n" +
 			"when it has answered that it has the image. The image is written as in the push.",
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := loadConfig(cmd.Flags())
-			if err != nil {
-				return err
-			}
+		RunE: configured(func(cmd *cobra.Command, c Config, args []string) error {
 			ctx := cmd.Context()
 			if timeout > 0 {
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s is not there after %s; it stays queued", args[0], timeout))
 				defer cancel()
 			}
-			response, err := ask(ctx, c.DataDir, "GET", "/v1/wait?ref="+url.QueryEscape(args[0]))
+			response, err := overSocket(c.DataDir).ask(ctx, "GET", "/v1/wait?ref="+url.QueryEscape(args[0]))
 			if err != nil {
 				return ended(ctx, err)
 			}
@@ -63,7 +59,7 @@ func waitCommand() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s is upstream: %s\n", args[0], last.Digest)
 			}
 			return nil
-		},
+		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the outcome as JSON")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after this long (default never)")
