@@ -67,6 +67,17 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// slowTokens makes home's token server take its time.
+func (w *wire) slowTokens(by time.Duration) {
+	prompt := w.hosts[homeAt]
+	w.hosts[homeAt] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/token" {
+			time.Sleep(by)
+		}
+		prompt.ServeHTTP(rw, req)
+	})
+}
+
 func (w *wire) requests() []sighting {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -100,13 +100,7 @@ func TestAHundredRequestsFetchOneToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &registry{}
 		tr, w := newTransport(r, fixed{"": bob})
-		slow := w.hosts[homeAt]
-		w.hosts[homeAt] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-			if req.URL.Path == "/token" {
-				time.Sleep(time.Second)
-			}
-			slow.ServeHTTP(rw, req)
-		})
+		w.slowTokens(time.Second)
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
@@ -127,13 +121,7 @@ func TestAFollowerIsNotCancelledWithTheLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &registry{}
 		tr, w := newTransport(r, fixed{"": bob})
-		slow := w.hosts[homeAt]
-		w.hosts[homeAt] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-			if req.URL.Path == "/token" {
-				time.Sleep(time.Second)
-			}
-			slow.ServeHTTP(rw, req)
-		})
+		w.slowTokens(time.Second)
 		ctx, cancel := context.WithCancel(t.Context())
 		leader := make(chan error)
 		go func() { leader <- tr.Warm(ctx, oci.Repo{Name: "acme/app"}, false) }()

@@ -18,8 +18,7 @@ func TestWhatArrivesAndItsManifestAreOnePush(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})
-		config := r.blob("config", tiny)
-		r.give("ann", config)
+		config := r.given("ann", "config", tiny)
 		begin := func(name string) string {
 			in := r.Incoming(r.target("ann"), repo(name), "upload", "", "", 0, -1)
 			in.End(digest.FromBytes(config), tiny, "")
@@ -43,20 +42,16 @@ func TestAManifestThatIsPutAgainWhileItIsPushedIsTheSamePush(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, g := held(t, isBlobPut)
-		config := r.blob("config", tiny)
-		r.give("ann", config)
-		one, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
-		noError(t, err)
+		config := r.given("ann", "config", tiny)
+		one := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
 		r.Incoming(r.target("ann"), repo("app"), "upload", "", "", 0, -1).End("", 0, "gone")
-		two, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
-		noError(t, err)
+		two := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
 		if one.ID != two.ID {
 			t.Errorf("ids %s and %s", one.ID, two.ID)
 		}
 		synctest.Wait()
 		g.pass()
-		_, err = two.Wait(t.Context())
-		noError(t, err)
+		r.succeeds(two)
 	})
 }
 

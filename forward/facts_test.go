@@ -41,8 +41,7 @@ func TestWhatWasSeenLongAgoIsLookedForAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})
-		layer := r.blob("layer", large)
-		r.give("ann", layer)
+		layer := r.given("ann", "layer", large)
 		m := r.image(layer)
 		_, err := r.Blob(t.Context(), r.target("ann"), repo("app"), m.Blobs[0], "")
 		noError(t, err)
@@ -158,8 +157,7 @@ func TestWhatAManifestWasSeenToNameCanBeMountedLater(t *testing.T) {
 func TestAManifestThatOnlyOthersPushedIsPushedInFull(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", large)
-	r.give("ann", layer)
+	layer := r.given("ann", "layer", large)
 	m := r.image(layer)
 	r.pushed("ann", "app", "v1", m)
 	r.requests()

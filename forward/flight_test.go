@@ -24,8 +24,7 @@ func isBlobPut(req *http.Request) bool {
 func TestAHundredPushesOfOneBlobAreOneUpload(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", 1<<20)
-	r.give("ann", layer)
+	layer := r.given("ann", "layer", 1<<20)
 	var group sync.WaitGroup
 	for i := range 100 {
 		group.Go(func() {
@@ -56,8 +55,7 @@ func TestTwoOwnersSendABlobOnceAndAskEachForThemselves(t *testing.T) {
 			}
 			return 0
 		}})
-		layer := r.blob("layer", tiny)
-		r.give("ann", layer)
+		layer := r.given("ann", "layer", tiny)
 		r.give("bob", layer)
 		outcomes := map[string]Outcome{}
 		var mu sync.Mutex
@@ -100,14 +98,11 @@ func TestARefusedOwnerMakesRoomForTheNext(t *testing.T) {
 			}
 			return 0
 		}})
-		layer := r.blob("layer", tiny)
-		r.give("ann", layer)
+		layer := r.given("ann", "layer", tiny)
 		r.give("bob", layer)
-		first, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
-		noError(t, err)
+		first := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
 		synctest.Wait()
-		second, err := r.Submit(t.Context(), r.job("bob", "app", "v1", r.image(layer)))
-		noError(t, err)
+		second := r.submit(t.Context(), r.job("bob", "app", "v1", r.image(layer)))
 		synctest.Wait()
 		g.pass()
 		if _, err := first.Wait(t.Context()); !errors.Is(err, oci.ErrDenied) {
@@ -131,12 +126,10 @@ func TestAFollowerThatBringsTheBlobIsNotToldThatNobodyHasIt(t *testing.T) {
 			return 0
 		}})
 		layer := r.blob("layer", large)
-		early, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
-		noError(t, err)
+		early := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
 		synctest.Wait()
 		r.give("ann", layer)
-		late, err := r.Submit(t.Context(), r.job("ann", "app", "v2", r.image(layer)))
-		noError(t, err)
+		late := r.submit(t.Context(), r.job("ann", "app", "v2", r.image(layer)))
 		synctest.Wait()
 		g.pass()
 		if _, err := early.Wait(t.Context()); !errors.Is(err, oci.ErrManifestBlobUnknown) {
@@ -162,8 +155,7 @@ func TestAFlightGoesOnAsLongAsSomebodyWaits(t *testing.T) {
 			}
 			return 0
 		}})
-		layer := r.blob("layer", tiny)
-		r.give("ann", layer)
+		layer := r.given("ann", "layer", tiny)
 		blob := func(ctx context.Context) <-chan error {
 			end := make(chan error, 1)
 			go func() {

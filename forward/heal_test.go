@@ -23,8 +23,7 @@ func TestWhatTheUpstreamLostIsSentAgainAndTheManifestRepeatedOnce(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, reg)
-			config, lost, kept := r.blob("config", tiny), r.blob("lost", large), r.blob("kept", large)
-			r.give("ann", config, lost, kept)
+			config, lost, kept := r.given("ann", "config", tiny), r.given("ann", "lost", large), r.given("ann", "kept", large)
 			r.pushed("ann", "app", "v1", r.image(config, lost, kept))
 			reg.Forget(digest.FromBytes(lost))
 			r.requests()
@@ -40,8 +39,7 @@ func TestWhatTheUpstreamLostIsSentAgainAndTheManifestRepeatedOnce(t *testing.T) 
 func TestAnUpstreamThatKeepsMissingSomethingEndsThePush(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{StoreNot: true})
-	config := r.blob("config", tiny)
-	r.give("ann", config)
+	config := r.given("ann", "config", tiny)
 	_, err := r.push("ann", "app", "v1", r.image(config))
 	if !errors.Is(err, oci.ErrManifestBlobUnknown) {
 		t.Errorf("error: %v", err)
@@ -68,8 +66,7 @@ func TestABlobThatNobodyHasIsNamed(t *testing.T) {
 func TestForeignLayersMayBeAbsent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config := r.blob("config", tiny)
-	r.give("ann", config)
+	config := r.given("ann", "config", tiny)
 	foreign := digest.FromString("foreign")
 	r.call(foreign, "foreign")
 	m := r.manifest(oci.MediaTypeOCIManifest, map[string]any{
@@ -89,8 +86,7 @@ func TestForeignLayersMayBeAbsent(t *testing.T) {
 func TestChildrenOfAnIndexThatTheUpstreamLostAreHealed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	one, two := r.blob("one", tiny), r.blob("two", tiny)
-	r.give("ann", one, two)
+	one, two := r.given("ann", "one", tiny), r.given("ann", "two", tiny)
 	children := []oci.Manifest{r.image(one), r.image(two)}
 	index := r.index(children...)
 	for _, child := range children {
@@ -137,8 +133,7 @@ func TestAnIndexOfUnknownChildrenIsTheUpstreamsToJudge(t *testing.T) {
 func TestAnIndexDoesNotBringAnothersManifestBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	one := r.blob("one", tiny)
-	r.give("ann", one)
+	one := r.given("ann", "one", tiny)
 	child := r.image(one)
 	_, err := r.push("ann", "app", "", child)
 	noError(t, err)
@@ -172,8 +167,7 @@ func TestIndexesMayNotNestWithoutEnd(t *testing.T) {
 func TestADamagedBlobIsAskedForAgainAndNeverReachesTheUpstream(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", 2<<20)
-	r.give("ann", layer)
+	layer := r.given("ann", "layer", 2<<20)
 	r.damage()
 	_, err := r.push("ann", "app", "v1", r.image(layer))
 	if !errors.Is(err, oci.ErrManifestBlobUnknown) || !strings.Contains(oci.AsError(err).Message, "damaged") {
@@ -214,10 +208,8 @@ func TestABlobThatLeavesTheCacheInTheLastMomentIsAskedForAgain(t *testing.T) {
 		}
 		return 0
 	}})
-	layer := r.blob("layer", tiny)
-	r.give("ann", layer)
-	p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
-	noError(t, err)
+	layer := r.given("ann", "layer", tiny)
+	p := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(layer)))
 	<-g.arrived
 	noError(t, r.cache.Remove(t.Context(), digest.FromBytes(layer)))
 	g.pass()

@@ -95,11 +95,13 @@ func TestJobsGoOnAfterARestart(t *testing.T) {
 		j := q.accept("alice", "app", "v1", "a")
 		q.after(20 * time.Minute)
 		q.stop()
-		q.fails(0)
 		q.open()
 		if !q.Needed()[j.Digest] || len(q.Needed()) != 2 {
 			q.t.Errorf("needed after a restart: %v", q.Needed())
 		}
+		q.stop()
+		q.fails(0)
+		q.open()
 		q.after(time.Second)
 		q.has("app", "v1", j)
 	})

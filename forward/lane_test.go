@@ -213,15 +213,13 @@ func TestAnUpstreamGetsFiveUploadsAtOnce(t *testing.T) {
 			blobs = append(blobs, r.blob(fmt.Sprint("blob", i), tiny))
 		}
 		r.give("ann", blobs...)
-		p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(blobs...)))
-		noError(t, err)
+		p := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(blobs...)))
 		synctest.Wait()
 		if n := len(g.arrived); n != laneWidth {
 			t.Errorf("%d uploads at once", n)
 		}
 		g.pass()
-		_, err = p.Wait(t.Context())
-		noError(t, err)
+		r.succeeds(p)
 	})
 }
 
@@ -230,8 +228,7 @@ func TestABusyUpstreamGetsFewerUploads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})
 		r.reg.Inject(upstreamtest.Fault{Method: http.MethodPost, Status: http.StatusTooManyRequests, RetryAfter: "3"})
-		blob := r.blob("blob", tiny)
-		r.give("ann", blob)
+		blob := r.given("ann", "blob", tiny)
 		job := r.job("ann", "app", "v1", r.image(blob))
 		job.Target.Client.Attempts = 2
 		events := r.Watch(t.Context())

@@ -23,12 +23,10 @@ func TestCloseLetsPushesFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var first atomic.Bool
 		r, g := held(t, func(*http.Request) bool { return first.CompareAndSwap(false, true) })
-		config, layer := r.blob("config", tiny), r.blob("layer", large)
-		r.give("ann", config, layer)
+		config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 		child := r.image(config, layer)
 		noError(t, r.meta.Grant(t.Context(), "ann", child.Digest(digest.SHA256)))
-		p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", child))
-		noError(t, err)
+		p := r.submit(t.Context(), r.job("ann", "app", "v1", child))
 		synctest.Wait()
 		closed := make(chan error, 1)
 		go func() { closed <- r.Close(t.Context()) }()
@@ -60,10 +58,8 @@ func TestCloseCancelsWhatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, g := held(t, isBlobPut)
-		config := r.blob("config", tiny)
-		r.give("ann", config)
-		p, err := r.Submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
-		noError(t, err)
+		config := r.given("ann", "config", tiny)
+		p := r.submit(t.Context(), r.job("ann", "app", "v1", r.image(config)))
 		r.Start(r.target("ann"), repo("other"), digest.FromBytes(config), "", "")
 		<-g.arrived
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -81,12 +77,10 @@ func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, g := held(t, isBlobPut)
-		config := r.blob("config", tiny)
-		r.give("ann", config)
+		config := r.given("ann", "config", tiny)
 		job := r.job("ann", "app", "v1", r.image(config))
 		ctx, gone := context.WithCancel(t.Context())
-		p, err := r.Submit(ctx, job)
-		noError(t, err)
+		p := r.submit(ctx, job)
 		synctest.Wait()
 		gone()
 		if _, err := p.Wait(ctx); !errors.Is(err, context.Canceled) {
@@ -94,8 +88,7 @@ func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
 		}
 		// It comes back in time, leaves again and comes back too late.
 		time.Sleep(rejoinFor - time.Second)
-		again, err := r.Submit(t.Context(), job)
-		noError(t, err)
+		again := r.submit(t.Context(), job)
 		time.Sleep(2 * rejoinFor)
 		if again != p || len(p.done) > 0 {
 			t.Error("the push was not joined, or it ended under its waiter")
@@ -105,8 +98,7 @@ func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
 		}
 		time.Sleep(rejoinFor - time.Second)
 		p.abandon()
-		anew, err := r.Submit(t.Context(), job)
-		noError(t, err)
+		anew := r.submit(t.Context(), job)
 		if anew == p {
 			t.Error("a push was joined that is being cancelled")
 		}
@@ -120,8 +112,7 @@ func TestAPushGoesOnForAMinuteAfterItsClientLeft(t *testing.T) {
 			t.Error("the abandoned push goes on")
 		}
 		g.pass()
-		_, err = anew.Wait(t.Context())
-		noError(t, err)
+		r.succeeds(anew)
 	})
 }
 
@@ -129,12 +120,10 @@ func TestAPushWhoseClientStaysAwayIsCancelled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := held(t, isBlobPut)
-		config := r.blob("config", tiny)
-		r.give("ann", config)
+		config := r.given("ann", "config", tiny)
 		ctx, gone := context.WithCancel(t.Context())
 		gone()
-		p, err := r.Submit(ctx, r.job("ann", "app", "v1", r.image(config)))
-		noError(t, err)
+		p := r.submit(ctx, r.job("ann", "app", "v1", r.image(config)))
 		_, _ = p.Wait(ctx)
 		left := time.Now()
 		<-p.done
@@ -148,25 +137,20 @@ func TestAPushThatSomebodyStillWaitsForIsNotCancelled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, g := held(t, isBlobPut)
-		config := r.blob("config", tiny)
-		r.give("ann", config)
+		config := r.given("ann", "config", tiny)
 		job := r.job("ann", "app", "v1", r.image(config))
 		ctx, gone := context.WithCancel(t.Context())
-		first, err := r.Submit(ctx, job)
-		noError(t, err)
-		second, err := r.Submit(t.Context(), job)
-		noError(t, err)
+		first := r.submit(ctx, job)
+		second := r.submit(t.Context(), job)
 		gone()
 		_, _ = first.Wait(ctx)
 		time.Sleep(2 * rejoinFor)
 		// The minute may end in the moment in which somebody comes back.
 		second.abandon()
 		g.pass()
-		_, err = second.Wait(t.Context())
-		noError(t, err)
+		r.succeeds(second)
 		// Whoever asks late is told all the same.
-		_, err = first.Wait(t.Context())
-		noError(t, err)
+		r.succeeds(first)
 	})
 }
 
@@ -233,8 +217,7 @@ func TestWatchersNeverSlowAPush(t *testing.T) {
 		if _, open := <-left; open {
 			t.Error("the channel of a watcher that left is open")
 		}
-		config := r.blob("config", tiny)
-		r.give("ann", config)
+		config := r.given("ann", "config", tiny)
 		for range watcherBuffer {
 			r.pushed("ann", "app", "v1", r.image(config))
 		}
@@ -247,8 +230,7 @@ func TestWatchersNeverSlowAPush(t *testing.T) {
 func TestProgressIsToldAsItIsMadeAndFromTheMiddleToo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", 3<<20)
-	r.give("ann", layer)
+	layer := r.given("ann", "layer", 3<<20)
 	e := errand{Descriptor: r.image(layer).Blobs[0], t: r.target("ann"), owner: ownerOf("ann"), repo: repo("app")}
 	b, err := r.plan(t.Context(), e)
 	noError(t, err)

@@ -21,8 +21,7 @@ func TestAPushSucceedsWhateverIsAnsweredToMounts(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, &upstreamtest.Registry{})
-			layer := r.blob("layer", large)
-			r.give("ann", layer)
+			layer := r.given("ann", "layer", large)
 			m := r.image(layer)
 			r.pushed("ann", "app", "v1", m)
 			r.requests()
@@ -51,8 +50,7 @@ func TestARefusedMountIsAskedForAgainLater(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{MountAnswer: 202})
-		layer := r.blob("layer", large)
-		r.give("ann", layer)
+		layer := r.given("ann", "layer", large)
 		m := r.image(layer)
 		mounts := func(tag string) int {
 			r.forgetful("ann", "second", layer)
@@ -73,8 +71,7 @@ func TestARefusedMountIsAskedForAgainLater(t *testing.T) {
 func TestOneRefusedBlobDoesNotStopTheMountsOfOthers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	gone, layer := r.blob("gone", large), r.blob("layer", large)
-	r.give("ann", gone, layer)
+	gone, layer := r.given("ann", "gone", large), r.given("ann", "layer", large)
 	r.pushed("ann", "app", "v1", r.image(gone, layer))
 	r.reg.Forget(digest.FromBytes(gone))
 	r.pushed("ann", "second", "v1", r.image(gone))
@@ -120,8 +117,7 @@ func TestAMountForgivesTheRefusalsBefore(t *testing.T) {
 func TestOnlyTheLastSessionOfRefusedMountsIsUsedAndTheOthersAreCancelled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	layer := r.blob("layer", large)
-	r.give("ann", layer)
+	layer := r.given("ann", "layer", large)
 	m := r.image(layer)
 	for _, name := range []string{"a", "b", "c", "d"} {
 		r.pushed("ann", name, "v1", m)
@@ -238,8 +234,7 @@ func TestS22MountNeedsTheUpstreamsWord(t *testing.T) {
 func TestS22AnUpstreamThatLiesAboutMountsGetsTheBytes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config, layer := r.blob("config", tiny), r.blob("layer", large)
-	r.give("ann", config, layer)
+	config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 	m := r.image(config, layer)
 	r.pushed("ann", "app", "v1", m)
 	r.requests()

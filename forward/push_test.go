@@ -16,8 +16,7 @@ import (
 func TestAFirstPushLooksForWhatIsLargeAndSendsEverythingOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config, layer := r.blob("config", tiny), r.blob("layer", large)
-	r.give("ann", config, layer)
+	config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 	result := r.pushed("ann", "app", "v1", r.image(config, layer))
 	r.saw("POST app", "PUT app config", "HEAD app layer", "POST app", "PUT app layer", "PUT app:v1")
 	if got := hows(result); !slices.Equal(got, []How{Uploaded, Uploaded}) || result.Unchanged || result.Took <= 0 {
@@ -31,8 +30,7 @@ func TestAFirstPushLooksForWhatIsLargeAndSendsEverythingOnce(t *testing.T) {
 func TestARepeatedPushIsOneHead(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config := r.blob("config", tiny)
-	r.give("ann", config)
+	config := r.given("ann", "config", tiny)
 	m := r.image(config)
 	r.pushed("ann", "app", "v1", m)
 	r.requests()
@@ -46,8 +44,7 @@ func TestARepeatedPushIsOneHead(t *testing.T) {
 func TestATagThatMovedAwayIsPutBackWithoutItsBlobs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config, layer := r.blob("config", tiny), r.blob("layer", large)
-	r.give("ann", config, layer)
+	config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 	m := r.image(config, layer)
 	r.pushed("ann", "app", "v1", m)
 	r.reg.AddManifest("app", "v1", m.MediaType, []byte(`{"schemaVersion":2}`))
@@ -59,8 +56,7 @@ func TestATagThatMovedAwayIsPutBackWithoutItsBlobs(t *testing.T) {
 func TestASecondRepositoryGetsMountsAndNothingElse(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config, layer := r.blob("config", tiny), r.blob("layer", large)
-	r.give("ann", config, layer)
+	config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 	m := r.image(config, layer)
 	r.pushed("ann", "app", "v1", m)
 	r.requests()
@@ -74,8 +70,7 @@ func TestASecondRepositoryGetsMountsAndNothingElse(t *testing.T) {
 func TestAnImageThatSharesLayersSendsTheOthers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config, base, added := r.blob("config", tiny), r.blob("base", large), r.blob("added", large)
-	r.give("ann", config, base, added)
+	config, base, added := r.given("ann", "config", tiny), r.given("ann", "base", large), r.given("ann", "added", large)
 	r.pushed("ann", "app", "v1", r.image(config, base))
 	r.requests()
 	result := r.pushed("ann", "app", "v2", r.image(config, base, added))
@@ -88,8 +83,7 @@ func TestAnImageThatSharesLayersSendsTheOthers(t *testing.T) {
 func TestABlobForwardedBeforeItsManifestIsReportedAsSentOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config, layer := r.blob("config", tiny), r.blob("layer", large)
-	r.give("ann", config, layer)
+	config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 	events := r.Watch(t.Context())
 	for _, b := range [][]byte{config, layer} {
 		r.Start(r.target("ann"), repo("app"), digest.FromBytes(b), "", "")
@@ -118,8 +112,7 @@ func TestFurtherTagsAreSetWithTheManifest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, reg)
-			config := r.blob("config", tiny)
-			r.give("ann", config)
+			config := r.given("ann", "config", tiny)
 			job := r.job("ann", "app", "", r.image(config))
 			job.Tags = []string{"a", "b"}
 			for range 2 {
@@ -140,8 +133,7 @@ func TestFurtherTagsAreSetWithTheManifest(t *testing.T) {
 func TestAManifestWithASubjectIsPutEachTime(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
-	config := r.blob("config", tiny)
-	r.give("ann", config)
+	config := r.given("ann", "config", tiny)
 	descriptor := func(b []byte) oci.Descriptor {
 		return oci.Descriptor{MediaType: oci.MediaTypeOCIManifest, Digest: digest.FromBytes(b), Size: int64(len(b))}
 	}
@@ -159,8 +151,7 @@ func TestARefusalOfTheVeryManifestThatTheTagHasIsSuccess(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{400, 403, 405, 409, 412} {
 		r := newRig(t, &upstreamtest.Registry{})
-		config := r.blob("config", tiny)
-		r.give("ann", config)
+		config := r.given("ann", "config", tiny)
 		m := r.image(config)
 		r.reg.AddBlob("app", config)
 		r.reg.AddManifest("app", "v1", m.MediaType, m.Raw)
@@ -186,8 +177,7 @@ func TestAnUpstreamWithoutHeadStillTakesPushes(t *testing.T) {
 			return 0
 		}}
 		r := newRig(t, reg)
-		config, layer := r.blob("config", tiny), r.blob("layer", large)
-		r.give("ann", config, layer)
+		config, layer := r.given("ann", "config", tiny), r.given("ann", "layer", large)
 		r.pushed("ann", "app", "v1", r.image(config, layer))
 		r.pushed("ann", "app", "v1", r.image(config, layer))
 	}
@@ -197,8 +187,7 @@ func TestAFailedPushNamesTheUpstreamsReason(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, &upstreamtest.Registry{})
 	r.reg.Inject(upstreamtest.Fault{Method: "POST", Times: -1, Status: 403, Code: "DENIED"})
-	config := r.blob("config", tiny)
-	r.give("ann", config)
+	config := r.given("ann", "config", tiny)
 	_, err := r.push("ann", "app", "v1", r.image(config))
 	if !errors.Is(err, oci.ErrDenied) || !strings.Contains(err.Error(), host) {
 		t.Errorf("error: %v", err)
@@ -214,14 +203,11 @@ func TestSubmitJoinsThePushUnderWay(t *testing.T) {
 		}
 		return 0
 	}})
-	config := r.blob("config", tiny)
-	r.give("ann", config)
+	config := r.given("ann", "config", tiny)
 	job := r.job("ann", "app", "v1", r.image(config))
-	first, err := r.Submit(t.Context(), job)
-	noError(t, err)
+	first := r.submit(t.Context(), job)
 	<-g.arrived
-	same, err := r.Submit(t.Context(), job)
-	noError(t, err)
+	same := r.submit(t.Context(), job)
 	pushes := []*Push{first, same}
 	for _, change := range []func(*Job){
 		func(j *Job) { j.Tag = "v2" },
@@ -232,8 +218,7 @@ func TestSubmitJoinsThePushUnderWay(t *testing.T) {
 	} {
 		other := job
 		change(&other)
-		p, err := r.Submit(t.Context(), other)
-		noError(t, err)
+		p := r.submit(t.Context(), other)
 		if slices.Contains(pushes, p) {
 			t.Errorf("another push was joined: %+v", p.key)
 		}
@@ -244,7 +229,6 @@ func TestSubmitJoinsThePushUnderWay(t *testing.T) {
 	}
 	g.pass()
 	for _, p := range pushes[:3] {
-		_, err := p.Wait(t.Context())
-		noError(t, err)
+		r.succeeds(p)
 	}
 }

@@ -130,6 +130,14 @@ func (r *rig) give(principal string, blobs ...[]byte) {
 	}
 }
 
+// given is a blob that a principal has.
+func (r *rig) given(principal, name string, size int) []byte {
+	r.t.Helper()
+	b := r.blob(name, size)
+	r.give(principal, b)
+	return b
+}
+
 // image is a manifest of blobs: the first is its config.
 func (r *rig) image(blobs ...[]byte) oci.Manifest {
 	r.t.Helper()
@@ -164,6 +172,21 @@ func (r *rig) manifest(mediaType string, fields map[string]any) oci.Manifest {
 
 func (r *rig) job(principal, name, tag string, m oci.Manifest) Job {
 	return Job{Target: r.target(principal), Repo: repo(name), Manifest: m, Digest: m.Digest(digest.SHA256), Tag: tag}
+}
+
+// submit begins a push.
+func (r *rig) submit(ctx context.Context, job Job) *Push {
+	r.t.Helper()
+	p, err := r.Submit(ctx, job)
+	noError(r.t, err)
+	return p
+}
+
+// succeeds waits for a push that has to succeed.
+func (r *rig) succeeds(p *Push) {
+	r.t.Helper()
+	_, err := p.Wait(r.t.Context())
+	noError(r.t, err)
 }
 
 // push pushes and waits.

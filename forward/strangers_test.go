@@ -90,8 +90,7 @@ func TestAStrangerDoesNotWaitForAnothersUpload(t *testing.T) {
 			}
 			return 0
 		}})
-		layer := r.blob("layer", large)
-		r.give("ann", layer)
+		layer := r.given("ann", "layer", large)
 		r.give("eve", layer)
 		r.Start(r.target("ann"), repo("app"), digest.FromBytes(layer), "", "")
 		<-g.arrived

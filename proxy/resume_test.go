@@ -22,7 +22,7 @@ import (
 // the connection to the test.
 func (r *rig) open(method, path string, length int, head []byte, headers ...string) net.Conn {
 	r.t.Helper()
-	conn, err := r.net.dial(r.t.Context(), "", "")
+	conn, err := r.net.Dial(r.t.Context(), "", "")
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -43,7 +42,7 @@ type rig struct {
 	kv       *metadata.Memory
 	door     *Registry
 	log      *logged
-	net      *pipes
+	net      *upstreamtest.Listener
 	client   *http.Client
 }
 
@@ -85,11 +84,11 @@ func (r *rig) start() {
 		Guard:  guard, Principals: &Principals{Auth: AuthNone}, Target: r.target, Cache: cache, Meta: meta, Forward: forwarder,
 		Limits: NewLimits(0, 0, 0), Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
-	listener := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	listener := upstreamtest.Listen(5001)
 	r.net = listener
 	server := &http.Server{Handler: r.door, ErrorLog: slog.NewLogLogger(r.door.Log.Handler(), slog.LevelDebug)}
 	go func() { _ = server.Serve(listener) }()
-	transport := &http.Transport{DialContext: listener.dial, DisableCompression: true}
+	transport := &http.Transport{DialContext: listener.Dial, DisableCompression: true}
 	r.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	r.t.Cleanup(func() {
 		transport.CloseIdleConnections()
@@ -221,7 +220,7 @@ func (r *rig) hasHeaders(got reply, want flags) {
 // status line of what comes back.
 func (r *rig) raw(text string) string {
 	r.t.Helper()
-	conn, err := r.net.dial(r.t.Context(), "", "")
+	conn, err := r.net.Dial(r.t.Context(), "", "")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -235,43 +234,6 @@ func (r *rig) raw(text string) string {
 	line, _, _ := strings.Cut(string(buf[:n]), "\r\n")
 	return line
 }
-
-// pipes is a listener whose connections are in memory.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case p.conns <- theirs:
-		return ours, nil
-	case <-p.closed:
-	case <-ctx.Done():
-	}
-	return nil, net.ErrClosed
-}
-
-// Accept implements net.Listener.
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5001} }
 
 // logged is a log that can be read while it is written.
 type logged struct {

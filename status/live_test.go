@@ -12,34 +12,12 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pushproxy/upstream/upstreamtest"
 )
-
-// pipes is a listener without a network.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
-	return nil
-}
-
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5003} }
 
 // page is one reader of the stream.
 type page struct {
@@ -51,22 +29,23 @@ type page struct {
 
 type message struct{ id, name, data string }
 
-// serveStream serves the rig's server without a network.
+// serveStream serves the rig's server without a network; open is a new page,
+// after the event lastID.
 func (r *rig) serveStream(v Viewer) (open func(lastID string) *page, end func()) {
-	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	l := upstreamtest.Listen(5003)
 	handler := r.server.Handler()
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		handler.ServeHTTP(w, req.WithContext(WithViewer(req.Context(), v)))
 	})}
 	go func() { _ = server.Serve(l) }()
 	open = func(lastID string) *page {
-		near, far := net.Pipe()
-		l.conns <- far
+		near, err := l.Dial(r.t.Context(), "", "")
+		r.must(err)
 		header := ""
 		if lastID != "" {
 			header = "Last-Event-ID: " + lastID + "\r\n"
 		}
-		_, err := fmt.Fprintf(near, "GET /v1/events HTTP/1.1\r\nHost: localhost:5003\r\n%s\r\n", header)
+		_, err = fmt.Fprintf(near, "GET /v1/events HTTP/1.1\r\nHost: localhost:5003\r\n%s\r\n", header)
 		r.must(err)
 		p := &page{conn: near, lines: bufio.NewReader(near)}
 		response, err := http.ReadResponse(p.lines, nil)
@@ -75,6 +54,16 @@ func (r *rig) serveStream(v Viewer) (open func(lastID string) *page, end func())
 		return p
 	}
 	return open, func() { _ = server.Close() }
+}
+
+// streaming runs a test in fake time whose rig serves the stream to v.
+func streaming(t *testing.T, v Viewer, test func(t *testing.T, r *rig, open func(lastID string) *page)) {
+	t.Helper()
+	bubble(t, "", func(t *testing.T, r *rig) {
+		open, end := r.serveStream(v)
+		defer end()
+		test(t, r, open)
+	})
 }
 
 // next returns the next message that is no heartbeat.
@@ -98,6 +87,16 @@ func (p *page) next() (m message, err error) {
 				return m, nil
 			}
 		}
+	}
+}
+
+// begins reads the snapshot that a stream begins with.
+func (p *page) begins(t *testing.T) {
+	t.Helper()
+	var s Snapshot
+	m, err := p.next()
+	if err != nil || m.name != "snapshot" || json.Unmarshal([]byte(m.data), &s) != nil || s.Event != m.id || s.Version != Version {
+		t.Fatalf("the stream begins with %+v, %v", m, err)
 	}
 }
 
@@ -127,19 +126,11 @@ func doneOf(id string) func(message) bool {
 
 func TestAStreamBeginsWithASnapshotAndTellsEveryEnd(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(all)
-		defer end()
+	streaming(t, all, func(t *testing.T, r *rig, open func(string) *page) {
 		p := open("")
-		m, err := p.next()
-		var s Snapshot
-		if err != nil || m.name != "snapshot" || json.Unmarshal([]byte(m.data), &s) != nil || s.Event != m.id || s.Version != Version {
-			t.Fatalf("first: %+v, %v", m, err)
-		}
+		p.begins(t)
 		blob := content("blob", 100<<10)
-		r.receive("ann", "acme/app", blob)
-		id, err := r.put("ann", "acme/app", "v1", r.image(blob))
-		r.must(err)
+		id := r.brings("ann", "acme/app", "v1", blob)
 		seen := p.until(t, doneOf(id))
 		if seen["snapshot"] > 0 {
 			t.Errorf("seen %v", seen)
@@ -150,9 +141,7 @@ func TestAStreamBeginsWithASnapshotAndTellsEveryEnd(t *testing.T) {
 
 func TestAStreamIsToldOfAPushFourTimesASecondAtMostAndAlwaysOfTheLastState(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(all)
-		defer end()
+	streaming(t, all, func(t *testing.T, r *rig, open func(string) *page) {
 		p := open("")
 		done := make(chan map[string]int)
 		go func() {
@@ -180,18 +169,13 @@ func TestAStreamIsToldOfAPushFourTimesASecondAtMostAndAlwaysOfTheLastState(t *te
 
 func TestAReaderThatFallsBehindGetsTheNewestStateAndOneThatIsStuckIsDropped(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(all)
-		defer end()
+	streaming(t, all, func(t *testing.T, r *rig, open func(string) *page) {
 		slow, stuck := open(""), open("")
 		blob := content("blob", 100<<10)
 		before := time.Now()
 		var last string
 		for i := range 50 {
-			r.receive("ann", "acme/app", blob)
-			id, err := r.put("ann", "acme/app", fmt.Sprintf("v%d", i), r.image(blob))
-			r.must(err)
-			last = id
+			last = r.brings("ann", "acme/app", fmt.Sprintf("v%d", i), blob)
 			time.Sleep(100 * time.Millisecond)
 		}
 		if took := time.Since(before); took > 50*101*time.Millisecond {
@@ -221,13 +205,10 @@ func TestAStreamGoesOnWhereItEndedAndAfterARestartWithASnapshot(t *testing.T) {
 	bubble(t, "", func(t *testing.T, r *rig) {
 		open, end := r.serveStream(all)
 		p := open("")
-		_, err := p.next()
-		r.must(err)
+		p.begins(t)
 		p.conn.Close()
 		blob := content("blob", 1000)
-		r.receive("ann", "acme/app", blob)
-		missed, err := r.put("ann", "acme/app", "v1", r.image(blob))
-		r.must(err)
+		missed := r.brings("ann", "acme/app", "v1", blob)
 		// Long enough for it to be put away.
 		time.Sleep(2 * time.Minute)
 		again := open(p.lastID)
@@ -237,9 +218,7 @@ func TestAStreamGoesOnWhereItEndedAndAfterARestartWithASnapshot(t *testing.T) {
 		again.conn.Close()
 		for _, id := range []string{"elsewhere-3", "here-99999", "here-", "nonsense", "here-1-1"} {
 			other := open(id)
-			if m, err := other.next(); err != nil || m.name != "snapshot" {
-				t.Errorf("with Last-Event-ID %q: %+v, %v", id, m, err)
-			}
+			other.begins(t)
 			other.conn.Close()
 		}
 		end()
@@ -249,29 +228,21 @@ func TestAStreamGoesOnWhereItEndedAndAfterARestartWithASnapshot(t *testing.T) {
 		open, end = r.serveStream(all)
 		defer end()
 		after := open(again.lastID)
-		if m, err := after.next(); err != nil || m.name != "snapshot" {
-			t.Errorf("after a restart: %+v, %v", m, err)
-		}
+		after.begins(t)
 		after.conn.Close()
 	})
 }
 
 func TestAStreamThatIsCutWithinAFrameLosesNothingOfIt(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(all)
-		defer end()
+	streaming(t, all, func(t *testing.T, r *rig, open func(string) *page) {
 		p := open("")
-		_, err := p.next()
-		r.must(err)
+		p.begins(t)
 		p.conn.Close()
 		want := map[string]bool{}
 		for _, tag := range []string{"v1", "v2", "v3"} {
 			blob := content(tag, 1000)
-			r.receive("ann", "acme/"+tag, blob)
-			id, err := r.put("ann", "acme/"+tag, tag, r.image(blob))
-			r.must(err)
-			want[id] = true
+			want[r.brings("ann", "acme/"+tag, tag, blob)] = true
 		}
 		time.Sleep(time.Second)
 		for whole := range len(want) {
@@ -305,20 +276,13 @@ func TestAStreamThatIsCutWithinAFrameLosesNothingOfIt(t *testing.T) {
 
 func TestAPrincipalsStreamTellsNothingOfOthers(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(Viewer{Principal: "bob"})
-		defer end()
+	streaming(t, Viewer{Principal: "bob"}, func(t *testing.T, r *rig, open func(string) *page) {
 		p := open("")
-		_, err := p.next()
-		r.must(err)
+		p.begins(t)
 		blob := content("blob", 1000)
-		r.receive("ann", "acme/app", blob)
-		_, err = r.put("ann", "acme/app", "v1", r.image(blob))
-		r.must(err)
+		r.brings("ann", "acme/app", "v1", blob)
 		time.Sleep(time.Second)
-		r.receive("bob", "acme/own", blob)
-		own, err := r.put("bob", "acme/own", "v1", r.image(blob))
-		r.must(err)
+		own := r.brings("bob", "acme/own", "v1", blob)
 		for {
 			m, err := p.next()
 			r.must(err)
@@ -335,9 +299,7 @@ func TestAPrincipalsStreamTellsNothingOfOthers(t *testing.T) {
 
 // It counts the goroutines of the whole process, so nothing runs beside it.
 func TestTwentyPagesLeaveNothingBehind(t *testing.T) {
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(all)
-		defer end()
+	streaming(t, all, func(t *testing.T, r *rig, open func(string) *page) {
 		blob := content("blob", 1000)
 		r.receive("ann", "acme/app", blob)
 		synctest.Wait()
@@ -367,9 +329,7 @@ func TestTwentyPagesLeaveNothingBehind(t *testing.T) {
 
 func TestThereIsAnEndToHowManyStreamsOnePrincipalMayHave(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(Viewer{Principal: "bob"})
-		defer end()
+	streaming(t, Viewer{Principal: "bob"}, func(t *testing.T, r *rig, open func(string) *page) {
 		var pages []*page
 		for range mostOwnStreams {
 			pages = append(pages, open(""))
@@ -390,12 +350,9 @@ func TestThereIsAnEndToHowManyStreamsOnePrincipalMayHave(t *testing.T) {
 
 func TestTheStreamsEndWithTheTracker(t *testing.T) {
 	t.Parallel()
-	bubble(t, "", func(t *testing.T, r *rig) {
-		open, end := r.serveStream(all)
-		defer end()
+	streaming(t, all, func(t *testing.T, r *rig, open func(string) *page) {
 		p := open("")
-		_, err := p.next()
-		r.must(err)
+		p.begins(t)
 		ended := make(chan error, 1)
 		go func() {
 			_, err := io.Copy(io.Discard, p.lines)

@@ -255,6 +255,13 @@ func (r *rig) pushed(principal, name, tag string, m oci.Manifest) Push {
 	return r.know(id)
 }
 
+// brings receives a blob and puts the manifest of the image that it is.
+func (r *rig) brings(principal, name, tag string, blob []byte) (id string) {
+	r.t.Helper()
+	r.receive(principal, name, blob)
+	return r.pushed(principal, name, tag, r.image(blob)).ID
+}
+
 var all = Viewer{Principal: "local", All: true}
 
 // know returns what is known of a push.

@@ -3,13 +3,10 @@ package tests
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"pushproxy/tests/parts"
 )
 
 // What the rules are tried on, in the format of promtool: each alert where it is due, and a quiet day.
@@ -65,29 +62,18 @@ tests:
 
 func TestAlertsFireWhenTheyShouldAndOtherwiseNot(t *testing.T) {
 	t.Parallel()
-	root, err := parts.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	rules := filepath.Join(root, "docs", "alerts.yaml")
+	rules := filepath.Join(root(t), "docs/alerts.yaml")
 	promtool(t, "check", "rules", "--lint-fatal", rules)
-	promtool(t, "test", "rules", write(t, "test.yaml", fmt.Sprintf(alertTests, rules)))
+	promtool(t, "test", "rules", writeFile(t, filepath.Join(t.TempDir(), "test.yaml"), fmt.Sprintf(alertTests, rules), 0o600))
 }
 
 func TestTheDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 	t.Parallel()
-	root, err := parts.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(filepath.Join(root, "docs", "grafana", "pushproxy.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	raw := readFile(t, filepath.Join(root(t), "docs/grafana/pushproxy.json"))
 	var dashboard struct {
 		Panels []struct{ Targets []struct{ Expr string } }
 	}
-	if err := json.Unmarshal(raw, &dashboard); err != nil {
+	if err := json.Unmarshal([]byte(raw), &dashboard); err != nil {
 		t.Fatal(err)
 	}
 	text := "groups:\n- name: dashboard\n  rules:\n"
@@ -102,16 +88,7 @@ func TestTheDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 	if n == 0 {
 		t.Fatal("the dashboard asks for nothing")
 	}
-	promtool(t, "check", "rules", write(t, "rules.yaml", text))
-}
-
-func write(t *testing.T, name, text string) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
+	promtool(t, "check", "rules", writeFile(t, filepath.Join(t.TempDir(), "rules.yaml"), text, 0o600))
 }
 
 func promtool(t *testing.T, args ...string) {

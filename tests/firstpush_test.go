@@ -21,11 +21,7 @@ const (
 // readmeBlock returns the commands of the README's block that begins with "# client".
 func readmeBlock(t *testing.T, client string) []string {
 	t.Helper()
-	root, err := parts.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := regexp.MustCompile("(?s)```\n# " + client + "[^\n]*\n(.*?)```").FindStringSubmatch(readFile(t, filepath.Join(root, "README.md")))
+	block := regexp.MustCompile("(?s)```\n# " + client + "[^\n]*\n(.*?)```").FindStringSubmatch(readFile(t, filepath.Join(root(t), "README.md")))
 	if block == nil {
 		t.Fatalf("the README has no block for %s", client)
 	}

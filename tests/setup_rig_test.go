@@ -52,6 +52,14 @@ type setupRig struct {
 	root string
 }
 
+// isAs fails unless everything is as it was when tree said before.
+func (r *setupRig) isAs(t *testing.T, before string) {
+	t.Helper()
+	if got := tree(t, r.root); got != before {
+		t.Errorf("left\n%s\nwant\n%s", got, before)
+	}
+}
+
 func newSetupRig(t *testing.T) *setupRig {
 	t.Helper()
 	r := &setupRig{root: t.TempDir()}

@@ -40,9 +40,7 @@ func TestEachSetupIsAppliedCheckedAndUndoneByteForByte(t *testing.T) {
 				t.Errorf("a second --apply changed something:\n%s\nwas\n%s", got, applied)
 			}
 			r.must(t, client, "--undo")
-			if got := tree(t, r.root); got != before {
-				t.Errorf("--undo left\n%s\nwant\n%s", got, before)
-			}
+			r.isAs(t, before)
 			if _, err := os.Stat(filepath.Join(r.config.DataDir, "setup-trial.json")); err == nil {
 				t.Error("--undo left a journal")
 			}
@@ -65,9 +63,7 @@ func TestSetupsThatShareFilesLeaveThemToEachOther(t *testing.T) {
 	for _, client := range allSetups() {
 		r.must(t, client, "--undo")
 	}
-	if got := tree(t, r.root); got != before {
-		t.Errorf("left\n%s\nwant\n%s", got, before)
-	}
+	r.isAs(t, before)
 }
 
 func TestASetupFollowsItsRegistriesAndTheCA(t *testing.T) {
@@ -98,9 +94,7 @@ func TestASetupFollowsItsRegistriesAndTheCA(t *testing.T) {
 		t.Error(err)
 	}
 	r.must(t, "docker", "--undo")
-	if got := tree(t, r.root); got != before {
-		t.Errorf("left\n%s\nwant\n%s", got, before)
-	}
+	r.isAs(t, before)
 }
 
 func TestASetupThatWasKilledIsUndone(t *testing.T) {
@@ -135,9 +129,7 @@ func TestAHalfAppliedSetupIsUndone(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.must(t, "docker", "--undo")
-	if got := tree(t, r.root); got != before {
-		t.Errorf("left\n%s\nwant\n%s", got, before)
-	}
+	r.isAs(t, before)
 }
 
 func TestEnginesInVirtualMachinesAreNoticedAndExplained(t *testing.T) {
@@ -190,9 +182,7 @@ func TestWhatSomebodyChangedAfterASetupIsNotLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.must(t, "containerd", "--undo")
-	if got := tree(t, r.root); got != before {
-		t.Errorf("left\n%s\nwant\n%s", got, before)
-	}
+	r.isAs(t, before)
 }
 
 func TestABadSetupChangesNothingAndSaysWhy(t *testing.T) {
@@ -259,9 +249,7 @@ func TestABadSetupChangesNothingAndSaysWhy(t *testing.T) {
 					t.Errorf("the message does not say %q:\n%s", word, stderr)
 				}
 			}
-			if got := tree(t, r.root); got != before {
-				t.Errorf("it left\n%s\nwant\n%s", got, before)
-			}
+			r.isAs(t, before)
 		})
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"pushproxy/tests/parts"
 )
 
 // sourceFile is one Go file of this module.
@@ -42,16 +40,13 @@ func (f sourceFile) imports() []string {
 // sources parses every Go file of this module (tests/tools is a module of its own).
 func sources(t *testing.T) []sourceFile {
 	t.Helper()
-	root, err := parts.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
+	top := root(t)
 	var files []sourceFile
-	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(root, path)
+		rel, err := filepath.Rel(top, path)
 		if err != nil {
 			return err
 		}

@@ -22,22 +22,7 @@ func TestNothingAcknowledgedIsLostToKills(t *testing.T) {
 	}
 	stop()
 	r.drained(2 * time.Minute)
-	acked := r.verdict()
-	for _, c := range r.clients {
-		for _, p := range c.Pushes() {
-			if p.Acked {
-				if err := c.ReadBack(p); err != nil {
-					t.Errorf("an acknowledged push cannot be read back: %v", err)
-				}
-			}
-		}
-		for _, w := range c.Wrong() {
-			t.Error(w)
-		}
-	}
-	if acked == 0 {
-		t.Error("nothing was acknowledged")
-	}
+	acked := r.allThere()
 	all, kept := r.model.Received()
 	t.Logf("%d kills, %d acknowledged pushes; the slowest start took %s; the upstream got %d bytes and keeps %d", *kills, acked, r.slowest, all, kept)
 }

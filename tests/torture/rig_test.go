@@ -246,3 +246,26 @@ func (r *rig) verdict() (acked int) {
 	}
 	return acked
 }
+
+// allThere is verdict where there must be acknowledged pushes, and reads each of
+// them back.
+func (r *rig) allThere() (acked int) {
+	r.t.Helper()
+	acked = r.verdict()
+	for _, c := range r.clients {
+		for _, p := range c.Pushes() {
+			if p.Acked {
+				if err := c.ReadBack(p); err != nil {
+					r.t.Errorf("an acknowledged push cannot be read back: %v", err)
+				}
+			}
+		}
+		for _, w := range c.Wrong() {
+			r.t.Error(w)
+		}
+	}
+	if acked == 0 {
+		r.t.Error("nothing was acknowledged")
+	}
+	return acked
+}
