@@ -6,15 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"iter"
+	"maps"
 	"math"
+	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
+
+	"pushproxy/disk"
 )
 
 const (
@@ -30,12 +36,12 @@ const (
 // The database is in badger's managed mode, where we number the transactions and
 // a read sees the newest: in the other, reads wait for all earlier writes.
 type Badger struct {
-	db    *badger.DB
-	clock atomic.Uint64 // number of the last transaction
-	space space
-	watch *watcher
-	seed  maphash.Seed
-	swaps [64]sync.Mutex // by key: Swap reads and writes one key undisturbed
+	db      *badger.DB
+	disk    *disk.Dir
+	logSize int64         // where a value log ends, in bytes
+	clock   atomic.Uint64 // number of the last transaction
+	seed    maphash.Seed
+	swaps   [64]sync.Mutex // by key: Swap reads and writes one key undisturbed
 
 	// gate is held by writers, and against them by Drop's steps: badger fails
 	// the writes that meet its DropPrefix.
@@ -43,8 +49,6 @@ type Badger struct {
 	reclaim sync.Mutex   // one Drop at a time
 	use     sync.RWMutex // held by whoever reads or syncs, against them by Close and who removes a value log
 	files   fileSync
-	ahead   ahead
-	spare   spare
 }
 
 // OpenBadger opens the store in dir, which it creates with mode 0700 if it is
@@ -54,35 +58,28 @@ func OpenBadger(dir string, o BadgerOptions) (*Badger, error) {
 	o.ValueLogFileSize = orDefault(o.ValueLogFileSize, 256<<20)
 	o.MemTableSize = orDefault(o.MemTableSize, 16<<20)
 	o.Floor = orDefault(o.Floor, max(512<<20, 2*o.ValueLogFileSize+4*o.MemTableSize))
-	if err := prepareDir(dir); err != nil {
-		return nil, err
-	}
-	s := &Badger{space: space{dir: dir, floor: o.Floor}, watch: &watcher{dir: dir}, seed: maphash.MakeSeed(),
-		files: fileSync{dir: dir}, ahead: ahead{dir: dir, limit: o.ValueLogFileSize},
-		spare: spare{dir: dir, size: max(o.MemTableSize*5/4, 2<<20)}}
-	clearSpares(dir)
-	// Opening replays and flushes memtables; on a full disk that is a SIGBUS.
-	if err := (&space{dir: dir, floor: 0}).admit(min(4*o.MemTableSize, o.Floor)); err != nil {
-		return nil, err
-	}
-	began := time.Now()
+	s := &Badger{seed: maphash.MakeSeed(), files: fileSync{dir: dir}, logSize: o.ValueLogFileSize}
 	var err error
-	for s.db, err = badger.OpenManaged(settings(dir, o, s.watch)); again(err, began); {
-		s.db, err = badger.OpenManaged(settings(dir, o, s.watch))
-	}
+	s.disk, err = disk.Open(dir, disk.Sizes{Floor: o.Floor, Memtable: o.MemTableSize, Log: o.ValueLogFileSize}, func(d *disk.Dir) error {
+		b := settings(dir, o, &d.Watch)
+		if err = checkTables(d, b); err == nil {
+			s.db, err = badger.OpenManaged(b)
+		}
+		return openError(dir, err)
+	})
 	if err != nil {
-		return nil, openError(dir, err)
+		return nil, full(&disk.Space{Dir: dir}, err)
 	}
 	s.clock.Store(s.db.MaxVersion())
 	if err := s.checkFormat(); err != nil {
-		return nil, errors.Join(err, s.db.Close())
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
 // settings are badger's options, each chosen by measurement.
 func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
-	b := badger.DefaultOptions(dir).WithLogger(log)
+	b := badger.DefaultOptions(dir).WithLogger(log).WithBypassLockGuard(true) // disk.Open locked it
 	// Small bodies too: the LSM writes them four times, and takes GiBs of memory.
 	b.ValueThreshold = inLog
 	b.ValueLogFileSize = o.ValueLogFileSize
@@ -100,6 +97,21 @@ func settings(dir string, o BadgerOptions, log badger.Logger) badger.Options {
 	b.VerifyValueChecksum = true
 	b.ChecksumVerificationMode = options.OnBlockRead
 	return b
+}
+
+// checkTables opens badger's tables as badger does.
+func checkTables(d *disk.Dir, o badger.Options) error {
+	return d.CheckTables(func(manifest *os.File) (iter.Seq[uint64], error) {
+		m, _, err := badger.ReplayManifestFile(manifest, o.ExternalMagicVersion, o)
+		return maps.Keys(m.Tables), err
+	}, func(id uint64, content []byte) error {
+		t, err := table.OpenInMemoryTable(content, id, &table.Options{ChkMode: o.ChecksumVerificationMode})
+		// It panics over a key that is none.
+		if err == nil && y.CompareKeys(t.Smallest(), t.Biggest()) > 0 {
+			err = errors.New("its keys are out of order")
+		}
+		return err
+	})
 }
 
 // dropPrefixes needs the gate.
@@ -125,7 +137,7 @@ func (s *Badger) collect() (more bool, err error) {
 	if err = s.prepareMove(); err == nil {
 		err = s.db.RunValueLogGC(0.5)
 	}
-	s.ahead.forget()
+	s.disk.Tail.Forget()
 	s.gate.Unlock()
 	if errors.Is(err, badger.ErrNoRewrite) {
 		return false, nil
@@ -192,7 +204,7 @@ func (s *Badger) entries(prefix, from string) (entries []Entry, err error) {
 // write stores the chunk, unless key is nil, and what the changes say, in one
 // transaction; the caller has the changes' keys to itself.
 func (s *Badger) write(key, chunk []byte, changes []Change) error {
-	if err := s.watch.err(); err != nil {
+	if err := s.failed(); err != nil {
 		return err
 	}
 	if s.db.IsClosed() {
@@ -221,7 +233,7 @@ func (s *Badger) write(key, chunk []byte, changes []Change) error {
 	err := txn.CommitAt(now, nil)
 	// No read looks back: compaction may drop whatever has been overwritten.
 	s.db.SetDiscardTs(now)
-	return errors.Join(err, s.watch.err())
+	return errors.Join(err, s.failed())
 }
 
 // read returns a value in buf's memory where it fits, nil if there is none, and

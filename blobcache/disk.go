@@ -2,10 +2,14 @@ package blobcache
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+
+	"pushproxy/disk"
+	"pushproxy/oci"
 )
 
 // Disk says how a store on a disk fares. Its sizes are of space that is really
@@ -40,12 +44,13 @@ type tally struct {
 // Disk says how the store's disk fares. It looks at every file, a few
 // milliseconds per thousand.
 func (s *Badger) Disk() (Disk, error) {
-	d := Disk{Floor: s.space.floor, Failed: s.watch.err()}
+	dir := s.disk.Space.Dir
+	d := Disk{Floor: s.disk.Space.Floor, Failed: s.failed()}
 	var err error
-	if d.Free, err = freeBytes(s.space.dir); err != nil {
+	if d.Free, err = disk.Free(dir); err != nil {
 		return d, err
 	}
-	err = filepath.WalkDir(s.space.dir, func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return ignoreGone(err)
 		}
@@ -53,8 +58,8 @@ func (s *Badger) Disk() (Disk, error) {
 		if err != nil {
 			return ignoreGone(err)
 		}
-		switch size := allocated(info); {
-		case filepath.Dir(path) != s.space.dir:
+		switch size := disk.Allocated(info); {
+		case filepath.Dir(path) != dir:
 			d.Files += size
 		case filepath.Ext(path) == ".sst":
 			d.Tables += size
@@ -73,3 +78,33 @@ func ignoreGone(err error) error {
 	}
 	return err
 }
+
+// openError explains why badger did not open dir.
+func openError(dir string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cache %s cannot be opened: %w; where its files are damaged, move the directory away to start with an empty cache, which loses what was not pushed on", dir, err)
+}
+
+// failed returns ErrFailed if the disk failed under badger.
+func (s *Badger) failed() error {
+	err := s.disk.Watch.Err()
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrFailed, oci.ErrStorageFull.With(
+		"the proxy's disk failed and nothing more is stored until it is restarted; check the disk of its data directory").Because(err))
+}
+
+// full makes ErrFull of the error of a disk without space.
+func full(space *disk.Space, err error) error {
+	var f *disk.FullError
+	if errors.Is(err, ErrFull) || !errors.As(space.Explain(err), &f) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrFull, oci.ErrStorageFull.With("the proxy's disk is full: %s, then push again", f).Because(f.Err))
+}
+
+// full makes ErrFull of the error of a disk without space.
+func (s *Badger) full(err error) error { return full(&s.disk.Space, err) }

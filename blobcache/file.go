@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 )
 
 // A body's file is slots of slotSize bytes, one for each chunk in the order of
@@ -37,7 +38,7 @@ type bodyFile struct {
 
 // openBody opens the file at path, which is not followed if it is a link.
 func openBody(path string, flag int) (*bodyFile, error) {
-	f, err := os.OpenFile(path, flag|noFollow, 0o600)
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

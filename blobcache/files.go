@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"pushproxy/disk"
 )
 
 // FilesOptions are the settings of OpenFiles. Zero means the default.
@@ -32,7 +34,7 @@ type Files struct {
 	*Badger
 	dir      string // "": there is no file, and there will be none
 	inBadger bool
-	space    space
+	space    disk.Space
 	seed     maphash.Seed
 	locks    [64]sync.RWMutex // by upload: held against readers while a chunk is replaced
 
@@ -46,13 +48,13 @@ func OpenFiles(dir string, o FilesOptions) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Files{Badger: s, dir: filepath.Join(dir, "files"), inBadger: o.InBadger, seed: s.seed}
-	f.space = space{dir: f.dir, floor: s.space.floor}
+	bodies := filepath.Join(dir, "files")
+	f := &Files{Badger: s, dir: bodies, inBadger: o.InBadger, seed: s.seed, space: disk.Space{Dir: bodies, Floor: s.disk.Space.Floor}}
 	if _, err = os.Lstat(f.dir); o.InBadger && errors.Is(err, fs.ErrNotExist) {
 		f.dir = ""
 		return f, nil
 	}
-	if err = prepareDir(f.dir); err == nil {
+	if err = disk.Prepare(f.dir); err == nil {
 		err = checkDirs(f.dir)
 	}
 	if err != nil {
@@ -95,7 +97,7 @@ func (s *Files) enter(ctx context.Context) error {
 	s.life.RLock()
 	if s.closed {
 		s.life.RUnlock()
-		return fmt.Errorf("cache %s is closed", s.Badger.space.dir)
+		return fmt.Errorf("cache %s is closed", s.disk.Space.Dir)
 	}
 	return nil
 }
@@ -144,7 +146,7 @@ func (s *Files) putFile(upload string, n int, p []byte) (move bool, err error) {
 	if s.dir == "" {
 		return false, errNoFile
 	}
-	if err := s.watch.err(); err != nil {
+	if err := s.failed(); err != nil {
 		return false, err
 	}
 	f, err := openBody(s.path(upload), os.O_RDWR)
@@ -155,7 +157,7 @@ func (s *Files) putFile(upload string, n int, p []byte) (move bool, err error) {
 		}
 	}
 	if err == nil {
-		err = s.space.admit(int64(len(p)))
+		err = s.space.Take(int64(len(p)))
 	}
 	if err == nil && create {
 		f, err = createBody(s.path(upload))
@@ -167,7 +169,7 @@ func (s *Files) putFile(upload string, n int, p []byte) (move bool, err error) {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return false, fmt.Errorf("chunk %s: %w", chunkName(upload, n), s.space.explain(err))
+		return false, fmt.Errorf("chunk %s: %w", chunkName(upload, n), full(&s.space, err))
 	}
 	return move, nil
 }

@@ -8,6 +8,8 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+
+	"pushproxy/disk"
 )
 
 // Drop implements Bodies.
@@ -16,7 +18,7 @@ func (s *Files) Drop(ctx context.Context, uploads ...string) error {
 		return err
 	}
 	defer s.life.RUnlock()
-	if err := s.watch.err(); err != nil {
+	if err := s.failed(); err != nil {
 		return err
 	}
 	var elsewhere []string
@@ -51,7 +53,7 @@ func (s *Files) Barrier(ctx context.Context, uploads ...string) error {
 		return err
 	}
 	defer s.life.RUnlock()
-	if err := s.watch.err(); err != nil {
+	if err := s.failed(); err != nil {
 		return err
 	}
 	dirs := make(map[string]bool)
@@ -60,15 +62,15 @@ func (s *Files) Barrier(ctx context.Context, uploads ...string) error {
 			continue
 		}
 		path := s.path(upload)
-		if err := errors.Join(syncFile(path), syncFile(path+second)); err != nil {
-			s.watch.fail(err.Error())
+		if err := errors.Join(disk.Sync(path), disk.Sync(path+second)); err != nil {
+			s.disk.Watch.Fail(err)
 		}
 		dirs[filepath.Dir(path)] = true
 		dirs[s.dir] = true
 	}
 	for dir := range dirs {
-		if err := syncFile(dir); err != nil {
-			s.watch.fail(err.Error())
+		if err := disk.Sync(dir); err != nil {
+			s.disk.Watch.Fail(err)
 		}
 	}
 	return s.Badger.Barrier(ctx)

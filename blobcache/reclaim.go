@@ -13,7 +13,7 @@ import (
 // file is rewritten, at most half of ValueLogFileSize, with a break after each.
 // It is ErrFull on a disk without room for what badger writes meanwhile.
 func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
-	if err := errors.Join(ctx.Err(), s.watch.err()); err != nil || len(uploads) == 0 {
+	if err := errors.Join(ctx.Err(), s.failed()); err != nil || len(uploads) == 0 {
 		return err
 	}
 	prefixes := make([][]byte, len(uploads))
@@ -27,7 +27,7 @@ func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
 	}
 	s.gate.Lock()
 	// Badger begins a memtable and writes tables, and cannot go back half-way.
-	err := errors.Join(s.roomFor(4*s.spare.size), s.space.explain(s.spare.ready(0, true)))
+	err := s.full(errors.Join(s.disk.Room(4*s.disk.MemtableFile()), s.disk.Ready(0, true)))
 	if err == nil {
 		err = s.dropPrefixes(prefixes)
 	}
@@ -52,22 +52,23 @@ func (s *Badger) prepareMove() error {
 	if moves == 0 {
 		return nil
 	}
-	if err := errors.Join(s.roomFor(moves+2*s.spare.size), s.space.explain(s.spare.ready(0, true))); err != nil {
-		return err
+	if err := errors.Join(s.disk.Room(moves+2*s.disk.MemtableFile()), s.disk.Ready(0, true)); err != nil {
+		return s.full(err)
 	}
-	s.ahead.find()
+	tail := &s.disk.Tail
+	tail.Find()
 	// Badger would go on in a new file, without room: it does so now.
-	for s.ahead.room() <= moves && moves < s.ahead.limit/2+ChunkSize {
-		if _, err := s.ahead.reserve(padSize, 1); err != nil {
-			return s.space.explain(err)
+	for tail.Left() <= moves && moves < s.logSize/2+ChunkSize {
+		if _, err := tail.Reserve(padSize, 1); err != nil {
+			return s.full(err)
 		}
 		if err := s.write([]byte(padKey), make([]byte, padSize), nil); err != nil {
-			return s.space.explain(err)
+			return s.full(err)
 		}
-		s.ahead.find()
+		tail.Find()
 	}
-	_, err := s.ahead.reserve(moves, 0)
-	return s.space.explain(err)
+	_, err := tail.Reserve(moves, 0)
+	return s.full(err)
 }
 
 const (
@@ -79,14 +80,14 @@ const (
 // would collect next, 0 where there is none to collect. In the file DISCARD
 // badger keeps the number of each log, and how many of its bytes are garbage.
 func (s *Badger) moves() int64 {
-	discard, err := os.ReadFile(filepath.Join(s.space.dir, "DISCARD"))
+	discard, err := os.ReadFile(filepath.Join(s.disk.Space.Dir, "DISCARD"))
 	if err != nil {
 		return 0
 	}
 	var moves, most int64
 	for ; len(discard) >= 16; discard = discard[16:] {
 		log, garbage := binary.BigEndian.Uint64(discard), int64(binary.BigEndian.Uint64(discard[8:]))
-		info, err := os.Stat(filepath.Join(s.space.dir, fmt.Sprintf("%06d.vlog", log)))
+		info, err := os.Stat(filepath.Join(s.disk.Space.Dir, fmt.Sprintf("%06d.vlog", log)))
 		if log == 0 {
 			break
 		}
@@ -98,9 +99,4 @@ func (s *Badger) moves() int64 {
 		}
 	}
 	return moves
-}
-
-// roomFor returns ErrFull where n bytes do not fit on the disk.
-func (s *Badger) roomFor(n int64) error {
-	return (&space{dir: s.space.dir}).admit(n)
 }

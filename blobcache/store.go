@@ -7,13 +7,9 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
-	"time"
 
 	"pushproxy/oci"
 )
-
-// closeFor is how long Close waits for a table that the disk has no room for.
-const closeFor = 5 * time.Second
 
 // BadgerOptions are the settings of OpenBadger. Zero means the default, which
 // is right outside tests.
@@ -39,21 +35,7 @@ func (s *Badger) Close() error {
 	defer s.gate.Unlock()
 	s.use.Lock()
 	defer s.use.Unlock()
-	s.ahead.forget()
-	s.spare.remove()
-	closed := make(chan error, 1)
-	go func() { closed <- oci.Guarded(s.db.Close) }()
-	for {
-		select {
-		case err := <-closed:
-			return err
-		case <-time.After(closeFor):
-		}
-		// Badger tries for ever.
-		if err := s.roomFor(2 * s.spare.size); err != nil {
-			return err
-		}
-	}
+	return s.full(s.disk.Close(func() error { return oci.Guarded(s.db.Close) }))
 }
 
 // PutChunk implements Bodies.
@@ -74,8 +56,8 @@ func (s *Badger) PutAndSwap(ctx context.Context, upload string, n int, p []byte,
 func (s *Badger) forgetChunk(upload string, n int) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
-	if err := s.spare.ready(0, false); err != nil {
-		return s.space.explain(err)
+	if err := s.disk.Ready(0, false); err != nil {
+		return s.full(err)
 	}
 	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
@@ -95,7 +77,7 @@ func (s *Badger) GetChunk(ctx context.Context, upload string, n int, buf []byte)
 // Barrier implements Bodies. It makes everything stored durable, whichever the
 // upload: badger's files are shared.
 func (s *Badger) Barrier(ctx context.Context, _ ...string) error {
-	if err := errors.Join(ctx.Err(), s.watch.err()); err != nil {
+	if err := errors.Join(ctx.Err(), s.failed()); err != nil {
 		return err
 	}
 	s.use.RLock()
@@ -105,9 +87,9 @@ func (s *Badger) Barrier(ctx context.Context, _ ...string) error {
 	}
 	// badger's Sync covers only the newest log and memtable.
 	if err := errors.Join(s.db.Sync(), s.files.sync()); err != nil {
-		s.watch.fail(err.Error())
+		s.disk.Watch.Fail(err)
 	}
-	return s.watch.err()
+	return s.failed()
 }
 
 // Uploads implements Bodies.
@@ -154,17 +136,17 @@ func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change)
 		dirty = dirty || len(change.New) > 0 || len(change.Old) > 0
 	}
 	if grows {
-		if err := s.space.admit(size); err != nil {
-			return false, err
+		if err := s.disk.Space.Take(size); err != nil {
+			return false, s.full(err)
 		}
 	}
 	leave, err := s.enter(chunk, changes)
 	if err != nil {
-		return false, s.space.explain(err)
+		return false, s.full(err)
 	}
 	defer leave()
-	if err := s.spare.ready(min(size, inLog), grows); err != nil {
-		return false, s.space.explain(err)
+	if err := s.disk.Ready(min(size, inLog), grows); err != nil {
+		return false, s.full(err)
 	}
 	defer s.lock(changes)()
 	for _, change := range changes {
@@ -176,7 +158,7 @@ func (s *Badger) apply(ctx context.Context, key, chunk []byte, changes []Change)
 	if !dirty {
 		return true, nil
 	}
-	err = s.space.explain(s.write(key, chunk, changes))
+	err = s.full(s.write(key, chunk, changes))
 	return err == nil, err
 }
 
@@ -200,13 +182,14 @@ func (s *Badger) enter(chunk []byte, changes []Change) (leave func(), err error)
 		s.gate.RLock()
 		return s.gate.RUnlock, nil
 	}
-	if s.ahead.lost() {
+	tail := &s.disk.Tail
+	if tail.Lost() {
 		s.gate.Lock()
-		s.ahead.find()
+		tail.Find()
 		s.gate.Unlock()
 	}
 	s.gate.RLock()
-	last, err := s.ahead.reserve(bytes, entries)
+	last, err := tail.Reserve(bytes, entries)
 	if err == nil && !last {
 		return s.gate.RUnlock, nil
 	}
@@ -215,13 +198,13 @@ func (s *Badger) enter(chunk []byte, changes []Change) (leave func(), err error)
 		return nil, err
 	}
 	s.gate.Lock()
-	s.ahead.find()
-	if _, err := s.ahead.reserve(bytes, entries); err != nil {
+	tail.Find()
+	if _, err := tail.Reserve(bytes, entries); err != nil {
 		s.gate.Unlock()
 		return nil, err
 	}
 	return func() {
-		s.ahead.forget()
+		tail.Forget()
 		s.gate.Unlock()
 	}, nil
 }
@@ -288,7 +271,7 @@ func (s *Badger) checkFormat() error {
 		return s.write(nil, nil, []Change{{Key: formatKey, New: []byte(formatVersion)}})
 	}
 	if string(got) != formatVersion {
-		return fmt.Errorf("cache %s has format %q, this version knows %q: use the version that wrote it, or another directory", s.space.dir, got, formatVersion)
+		return fmt.Errorf("cache %s has format %q, this version knows %q: use the version that wrote it, or another directory", s.disk.Space.Dir, got, formatVersion)
 	}
 	return nil
 }

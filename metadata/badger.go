@@ -6,13 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
-	"strings"
+	"os"
 	"sync"
-	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
+
+	"pushproxy/disk"
+	"pushproxy/oci"
 )
 
 const (
@@ -20,6 +25,7 @@ const (
 	// memtables and their tables, a value log, one compaction.
 	defaultFloor = 256 << 20
 	memtableSize = 16 << 20
+	logSize      = 64 << 20
 	largeValue   = 1 << 20 // bytes from which on a value goes to the value log
 	// A page is what Scan reads in one transaction: a transaction held open
 	// while the caller works would keep old versions alive.
@@ -28,8 +34,6 @@ const (
 	// Reads take the newest version there is. Badger's own timestamps would make
 	// each read wait for the fsync that happens to be under way.
 	latest = math.MaxUint64
-	// closeFor is how long Close waits for a table that the disk has no room for.
-	closeFor = 5 * time.Second
 )
 
 // BadgerOptions are the choices of OpenBadger; the zero value is good.
@@ -44,10 +48,8 @@ type BadgerOptions struct {
 // fsynced before Swap returns. Changes that arrive together share one fsync:
 // badger itself would do one for each.
 type Badger struct {
-	db    *badger.DB
-	dir   string
-	space *space
-	watch *watcher
+	db   *badger.DB
+	disk *disk.Dir
 
 	life   sync.RWMutex // held for reading by every use, for writing by Close
 	closed bool
@@ -55,7 +57,6 @@ type Badger struct {
 	done   chan struct{} // closed when the writer has ended
 
 	version uint64 // of the last commit; the writer's alone
-	spare   spare  // the writer's alone
 }
 
 // OpenBadger opens the database in dir and makes it where it is missing. Errors
@@ -65,32 +66,20 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 	if o.Floor == 0 {
 		o.Floor = defaultFloor
 	}
-	if err := prepareDir(dir); err != nil {
-		return nil, err
-	}
-	if err := roomToOpen(dir, o.Floor); err != nil {
-		return nil, err
-	}
-	clearSpares(dir)
-	watch, began := &watcher{}, time.Now()
-	db, err := badger.OpenManaged(badgerOptions(dir, watch))
-	for again(err, began) {
-		db, err = badger.OpenManaged(badgerOptions(dir, watch))
-	}
-	if err != nil {
-		if strings.Contains(err.Error(), "Cannot acquire directory lock") {
-			return nil, fmt.Errorf("the metadata in %s is in use by %s; stop that pushproxy or choose another data_dir", dir, lockHolder(dir))
+	b := &Badger{swaps: make(chan *swap), done: make(chan struct{})}
+	var err error
+	b.disk, err = disk.Open(dir, disk.Sizes{Floor: o.Floor, Memtable: memtableSize, Log: logSize}, func(d *disk.Dir) error {
+		settings := badgerOptions(dir, &d.Watch)
+		if err = checkTables(d, settings); err == nil {
+			b.db, err = badger.OpenManaged(settings)
 		}
-		return nil, fmt.Errorf("the metadata in %s cannot be opened; restore the directory or move it away: %w", dir, err)
+		return openError(dir, err)
+	})
+	if err != nil {
+		return nil, full(err)
 	}
-	b := &Badger{
-		db: db, dir: dir, watch: watch,
-		space: &space{dir: dir, floor: o.Floor},
-		swaps: make(chan *swap), done: make(chan struct{}),
-		version: db.MaxVersion(),
-		spare:   spare{dir: dir},
-	}
-	db.SetDiscardTs(b.version)
+	b.version = b.db.MaxVersion()
+	b.db.SetDiscardTs(b.version)
 	go b.write()
 	if err := b.settle(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -100,12 +89,12 @@ func OpenBadger(ctx context.Context, dir string, o BadgerOptions) (*Badger, erro
 
 // settle makes a database that was just opened fit for use.
 func (b *Badger) settle(ctx context.Context) error {
-	if err := syncDir(b.dir); err != nil {
-		return fmt.Errorf("the metadata in %s: %w", b.dir, err)
+	if err := disk.Sync(b.disk.Space.Dir); err != nil {
+		return fmt.Errorf("the metadata in %s: %w", b.disk.Space.Dir, err)
 	}
 	// Manifests of 1 MiB and more are in the value log; the space of deleted
 	// ones returns here.
-	for roomToOpen(b.dir, openFloor) == nil && b.db.RunValueLogGC(0.5) == nil {
+	for b.disk.Room(4*memtableSize) == nil && b.db.RunValueLogGC(0.5) == nil {
 	}
 	return checkFormat(ctx, b)
 }
@@ -115,14 +104,15 @@ func (b *Badger) settle(ctx context.Context) error {
 // flipped bit hides a block's other records without an error, or the database
 // does not open (of 400 flips 318 hid jobs, and about 8 without them). The records'
 // own checksums find the one that is damaged.
-func badgerOptions(dir string, watch *watcher) badger.Options {
+func badgerOptions(dir string, watch badger.Logger) badger.Options {
 	return badger.DefaultOptions(dir).
 		WithLogger(watch).
+		WithBypassLockGuard(true). // disk.Open locked it
 		WithSyncWrites(true).
 		// The writer below is alone, so there is nothing to conflict with.
 		WithDetectConflicts(false).
 		WithValueThreshold(largeValue).
-		WithValueLogFileSize(64 << 20).
+		WithValueLogFileSize(logSize).
 		WithMemTableSize(memtableSize).
 		WithNumMemtables(2).
 		WithNumVersionsToKeep(1).
@@ -132,6 +122,21 @@ func badgerOptions(dir string, watch *watcher) badger.Options {
 		WithChecksumVerificationMode(options.NoVerification).
 		WithCompactL0OnClose(true).
 		WithMetricsEnabled(false)
+}
+
+// checkTables opens badger's tables as badger does.
+func checkTables(d *disk.Dir, o badger.Options) error {
+	return d.CheckTables(func(manifest *os.File) (iter.Seq[uint64], error) {
+		m, _, err := badger.ReplayManifestFile(manifest, o.ExternalMagicVersion, o)
+		return maps.Keys(m.Tables), err
+	}, func(id uint64, content []byte) error {
+		t, err := table.OpenInMemoryTable(content, id, &table.Options{ChkMode: o.ChecksumVerificationMode})
+		// It panics over a key that is none.
+		if err == nil && y.CompareKeys(t.Smallest(), t.Biggest()) > 0 {
+			err = errors.New("its keys are out of order")
+		}
+		return err
+	})
 }
 
 // Get implements KV.
@@ -173,11 +178,11 @@ func read(txn *badger.Txn, key string) (value []byte, err error) {
 
 // apply makes the swaps of a batch one after the other in one transaction.
 func (b *Badger) apply(batch []*swap) error {
-	if err := b.watch.err(b.dir); err != nil {
+	if err := b.disk.Watch.Err(); err != nil {
 		return err
 	}
-	if err := b.spare.ready(sizes(batch)); err != nil {
-		return err
+	if err := b.reserve(batch); err != nil {
+		return full(err)
 	}
 	txn := b.db.NewTransactionAt(latest, true)
 	defer txn.Discard()
@@ -209,7 +214,7 @@ func (b *Badger) apply(batch []*swap) error {
 	}
 	b.db.SetDiscardTs(b.version)
 	// Badger logs a failed fsync of the value log and reports success (B12).
-	return b.watch.err(b.dir)
+	return b.disk.Watch.Err()
 }
 
 // Scan implements KV.
@@ -280,6 +285,8 @@ func (b *Badger) Close() error {
 	b.closed = true
 	close(b.swaps)
 	<-b.done
-	b.spare.remove()
-	return b.shut()
+	if err := b.disk.Close(func() error { return oci.Guarded(b.db.Close) }); err != nil {
+		return full(fmt.Errorf("close the metadata in %s: %w", b.disk.Space.Dir, err))
+	}
+	return nil
 }

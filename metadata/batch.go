@@ -40,8 +40,8 @@ func (b *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, e
 		return false, ErrClosed
 	}
 	if len(new) > len(old)+growth || old == nil {
-		if err := b.space.take(int64(len(key) + len(new))); err != nil {
-			return false, err
+		if err := b.disk.Space.Take(int64(len(key) + len(new))); err != nil {
+			return false, full(err)
 		}
 	}
 	// Copies, because the caller may leave before the writer is done.
@@ -94,13 +94,15 @@ func collect(first *swap, waiting <-chan *swap) []*swap {
 	return batch
 }
 
-// sizes returns the bytes of a batch, and of its values for the value log.
-func sizes(batch []*swap) (all, large int64) {
+// sizes returns the bytes of a batch, and those and the number of its values for
+// the value log.
+func sizes(batch []*swap) (all, large int64, values int) {
 	for _, s := range batch {
 		all += int64(len(s.key) + len(s.new) + 128)
 		if len(s.new) >= largeValue {
 			large += int64(len(s.key) + len(s.new) + 128)
+			values++
 		}
 	}
-	return all, large
+	return all, large, values
 }

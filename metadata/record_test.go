@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"pushproxy/disk"
 	"pushproxy/oci"
 )
 
@@ -97,7 +98,7 @@ func TestADatabaseOfAnotherFormatIsRefused(t *testing.T) {
 
 func TestJournalWritesWaitForTheDisk(t *testing.T) {
 	t.Parallel()
-	if !badgerOptions(t.TempDir(), &watcher{}).SyncWrites {
+	if !badgerOptions(t.TempDir(), &disk.Watch{}).SyncWrites {
 		t.Error("SyncWrites is off: a power cut would lose acknowledged jobs")
 	}
 }
@@ -112,11 +113,11 @@ func TestAFailedFsyncStopsAllFurtherAcknowledgements(t *testing.T) {
 	if done, err := b.Swap(t.Context(), "k", nil, []byte("v")); !done || err != nil {
 		t.Fatal(done, err)
 	}
-	b.watch.Errorf("Unable to read: Key: %v", "k")
+	b.disk.Watch.Errorf("Unable to read: Key: %v", "k")
 	if done, err := b.Swap(t.Context(), "k", []byte("v"), []byte("w")); !done || err != nil {
 		t.Errorf("after a harmless error: got %v, %v", done, err)
 	}
-	b.watch.Errorf("Error while curlf sync: %v\n", "input/output error")
+	b.disk.Watch.Errorf("Error while curlf sync: %v\n", "input/output error")
 	if done, err := b.Swap(t.Context(), "k", []byte("w"), []byte("x")); done || err == nil || !strings.Contains(err.Error(), "input/output") {
 		t.Errorf("after a failed fsync: got %v, %v, want its error", done, err)
 	}
@@ -127,7 +128,7 @@ func TestAFailedFsyncStopsAllFurtherAcknowledgements(t *testing.T) {
 
 func TestACallerThatLeavesMayReuseItsMemory(t *testing.T) {
 	t.Parallel()
-	b := &Badger{swaps: make(chan *swap), space: &space{floor: -1}}
+	b := &Badger{swaps: make(chan *swap), disk: &disk.Dir{Space: disk.Space{Floor: -1}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	taken := make(chan *swap, 1)
 	go func() {

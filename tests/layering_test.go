@@ -9,7 +9,7 @@ import (
 // layers are the rooms and their layers: a room imports rooms of lower layers only, so rooms of one layer never import
 // each other. tests/ stands outside and imports no room.
 var layers = map[string]int{
-	"oci":        0,
+	"disk": 0, "oci": 0,
 	"authinject": 1, "blobcache": 1, "metadata": 1, "upstream": 1,
 	"forward": 2,
 	"proxy":   3, "status": 3,

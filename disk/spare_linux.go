@@ -1,4 +1,4 @@
-package blobcache
+package disk
 
 import (
 	"errors"
@@ -90,7 +90,7 @@ func (s *spare) make() error {
 	}
 	// Under its name only when it is whole, and only if badger has not come first.
 	made, name := filepath.Join(s.dir, "spare"), filepath.Join(s.dir, fmt.Sprintf("%05d.mem", newest+1))
-	f, err := os.OpenFile(made, os.O_CREATE|os.O_WRONLY|noFollow, 0o600)
+	f, err := os.OpenFile(made, os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *spare) make() error {
 
 // back gives a file blocks up to an offset.
 func (s *spare) back(name string, end int64) error {
-	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY|noFollow, 0)
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -133,22 +133,10 @@ func (s *spare) remove() {
 	}
 }
 
-// clearSpares removes what a killed process kept ready in a database's
-// directory, unless another process uses it now.
-func clearSpares(dir string) {
-	lock, err := os.Open(dir)
-	if err != nil {
-		return
-	}
-	defer func() { _ = lock.Close() }()
-	// Badger's own lock.
-	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return
-	}
-	// A process that is started at this moment may hold the directory open too.
-	defer func() { _ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN) }()
-	names, _ := filepath.Glob(filepath.Join(dir, "*.mem"))
-	for _, name := range append(names, filepath.Join(dir, "spare")) {
+// clear removes what a killed process kept ready; the directory is locked.
+func (s *spare) clear() {
+	names, _ := filepath.Glob(filepath.Join(s.dir, "*.mem"))
+	for _, name := range append(names, filepath.Join(s.dir, "spare")) {
 		if info, err := os.Lstat(name); err == nil && info.Size() == 0 {
 			_ = os.Remove(name)
 		}
