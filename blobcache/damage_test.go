@@ -13,6 +13,7 @@ import (
 
 	"pushproxy/blobcache"
 	"pushproxy/blobcache/blobcachetest"
+	"pushproxy/disk/disktest"
 )
 
 // editFiles replaces what edit changes in every file of dir with the suffix,
@@ -218,4 +219,23 @@ func TestADiskErrorInBadgersLogEndsAllWrites(t *testing.T) {
 			wantStored(t, c, p)
 		})
 	}
+}
+
+// TestATableThatIsDamagedAtItsEndIsAnErrorWithARemedy: badger reads the ends of its
+// tables when it opens, in goroutines where a panic would end the process.
+func TestATableThatIsDamagedAtItsEndIsAnErrorWithARemedy(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "cache")
+	s := openBadger(t, dir)
+	commit(t, blobcache.New(s, s), blobcachetest.Bytes(1, 100))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	disktest.DamageTables(t, dir, func() (bool, error) {
+		s, err := blobcache.OpenBadger(dir, small)
+		if err != nil {
+			return false, err
+		}
+		return true, s.Close()
+	})
 }

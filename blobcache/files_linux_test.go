@@ -4,15 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/blobcache"
 	"pushproxy/blobcache/blobcachetest"
+	"pushproxy/disk/disktest"
 )
 
 // noFloor leaves the refusal of writes to the file system.
@@ -21,7 +20,7 @@ var noFloor = blobcache.BadgerOptions{Floor: -1 << 40, ValueLogFileSize: 16 << 2
 func TestAFileSystemWithoutSpaceIsAnErrorThatLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	// Only the bodies are on the small disk: badger itself must never meet one.
-	small, _ := smallDisk(t, 64<<20)
+	small := filepath.Join(disktest.Small(t, 64<<20).Dir, "bodies")
 	dir := filepath.Join(t.TempDir(), "cache")
 	for _, err := range []error{os.Mkdir(small, 0o700), os.MkdirAll(filepath.Join(dir, "files"), 0o700), os.Chmod(dir, 0o700)} {
 		if err != nil {
@@ -128,34 +127,5 @@ func TestIdleSessionsAndReadersHoldNoFiles(t *testing.T) {
 	}
 	if now := open(); now > before+10 {
 		t.Errorf("%d files are open, %d were before", now, before)
-	}
-}
-
-// TestALockThatAStartedProcessStillHoldsIsWaitedFor: between fork and exec every
-// process has all open files of the one that starts it, locks included.
-func TestALockThatAStartedProcessStillHoldsIsWaitedFor(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	child := exec.CommandContext(t.Context(), "sleep", "0.2")
-	child.ExtraFiles = []*os.File{d}
-	if err := errors.Join(child.Start(), d.Close()); err != nil {
-		t.Fatal(err)
-	}
-	s, err := blobcache.OpenBadger(dir, small)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(s.Close(), child.Wait()); err != nil {
-		t.Error(err)
 	}
 }

@@ -5,8 +5,6 @@ package blobcache_test
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -15,6 +13,7 @@ import (
 
 	"pushproxy/blobcache"
 	"pushproxy/blobcache/blobcachetest"
+	"pushproxy/disk/disktest"
 	"pushproxy/oci"
 )
 
@@ -73,7 +72,7 @@ func TestAFullDiskRefusesUploadsAndLosesNothing(t *testing.T) {
 }
 
 func fillAndFree(t *testing.T, o blobcache.FilesOptions) {
-	dir, _ := smallDisk(t, 128<<20)
+	dir := filepath.Join(disktest.Small(t, 128<<20).Dir, "cache")
 	open := func() *blobcache.Files {
 		s, err := blobcache.OpenFiles(dir, o)
 		if err != nil {
@@ -123,14 +122,9 @@ func fillAndFree(t *testing.T, o blobcache.FilesOptions) {
 
 func TestAStoreDoesNotOpenOnADiskThatIsTooFull(t *testing.T) {
 	t.Parallel()
-	dir, _ := smallDisk(t, 64<<20)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.CommandContext(t.Context(), "fallocate", "-l", "50M", filepath.Join(filepath.Dir(dir), "ballast")).CombinedOutput()
-	if err != nil {
-		t.Fatalf("fallocate: %v: %s", err, out)
-	}
+	small64 := disktest.Small(t, 64<<20)
+	small64.Fill(10 << 20)
+	dir := filepath.Join(small64.Dir, "cache")
 	if s, err := blobcache.OpenBadger(dir, small); !errors.Is(err, blobcache.ErrFull) {
 		if err == nil {
 			_ = s.Close()

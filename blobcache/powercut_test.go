@@ -5,43 +5,20 @@ package blobcache_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/blobcache"
 	"pushproxy/blobcache/blobcachetest"
+	"pushproxy/disk/disktest"
 )
-
-// smallDisk returns a directory on an ext4 file system of its own, and that
-// file system's image.
-func smallDisk(t *testing.T, bytes int64) (dir, image string) {
-	t.Helper()
-	image, mount := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, bytes), os.Mkdir(mount, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"mkfs.ext4", "-q", "-m", "0", image}, {"mount", "-o", "loop", image, mount}} {
-		out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput()
-		if err != nil && os.Getenv("CI") == "true" {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-		if err != nil {
-			t.Skipf("needs root, loop devices and mkfs.ext4: %v: %v: %s", args, err, out)
-		}
-	}
-	t.Cleanup(func() { run(t, "umount", mount) })
-	return filepath.Join(mount, "cache"), image
-}
 
 func run(t *testing.T, name string, args ...string) {
 	t.Helper()
@@ -122,8 +99,8 @@ func TestWhatIsBehindABarrierSurvivesAPowerCut(t *testing.T) {
 }
 
 func surviveCut(t *testing.T, kind string, lines int) {
-	dir, image := smallDisk(t, 256<<20)
-	mount := filepath.Dir(dir)
+	small := disktest.Small(t, 256<<20)
+	dir := filepath.Join(small.Dir, "cache")
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), powerCutDir+"="+dir, storeKind+"="+kind)
 	out, err := cmd.StdoutPipe()
@@ -143,36 +120,16 @@ func surviveCut(t *testing.T, kind string, lines int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cutPower(t, mount)
+	small.CutPower()
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	run(t, "umount", mount)
-	run(t, "mount", "-o", "loop", image, mount)
+	small.Restore()
 	s := openDisk(t, kind, dir)
 	c := blobcache.New(s, s)
 	for step := 1; step <= steps; step++ {
 		for _, p := range powerCutBlobs(step) {
 			wantStored(t, c, p)
 		}
-	}
-}
-
-// cutPower makes ext4 forget what is not on the disk: EXT4_IOC_SHUTDOWN without
-// a flush of the journal.
-func cutPower(t *testing.T, mount string) {
-	t.Helper()
-	f, err := os.Open(mount)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	// What was created and removed is on the disk, without the content.
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	noLogFlush := uint32(2)
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), 0x8004587d, uintptr(unsafe.Pointer(&noLogFlush))); errno != 0 {
-		t.Fatalf("shutdown of %s: %v", mount, errno)
 	}
 }
 
@@ -225,7 +182,8 @@ func fillMemtables(dir string) error {
 // only.
 func TestMemtablesThatWaitSurviveAPowerCut(t *testing.T) {
 	t.Parallel()
-	dir, image := smallDisk(t, 256<<20)
+	small := disktest.Small(t, 256<<20)
+	dir := filepath.Join(small.Dir, "cache")
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), waitingDir+"="+dir)
 	cmd.Stderr = os.Stderr
@@ -244,11 +202,10 @@ func TestMemtablesThatWaitSurviveAPowerCut(t *testing.T) {
 	if n, err := strconv.Atoi(scan.Text()); err != nil || n < 4 {
 		t.Fatalf("there are %d memtables, want two that wait", n)
 	}
-	cutPower(t, filepath.Dir(dir))
+	small.CutPower()
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	run(t, "umount", filepath.Dir(dir))
-	run(t, "mount", "-o", "loop", image, filepath.Dir(dir))
+	small.Restore()
 	s, err := blobcache.OpenBadger(dir, blobcache.BadgerOptions{Floor: 1 << 20, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"pushproxy/disk/disktest"
 	"pushproxy/metadata"
 	"pushproxy/oci"
 )
@@ -306,4 +307,22 @@ func TestDamageOnTheDiskIsNeverTakenForTruth(t *testing.T) {
 	if _, ok, err := db.Manifest(ctx, app("a"), digestOf(raw)); !ok || err != nil {
 		t.Errorf("manifest pushed again: got %v, %v", ok, err)
 	}
+}
+
+// TestATableThatIsDamagedAtItsEndIsAnErrorWithARemedy: badger reads the ends of its
+// tables when it opens, in goroutines where a panic would end the process.
+func TestATableThatIsDamagedAtItsEndIsAnErrorWithARemedy(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "meta")
+	kv, err := metadata.OpenBadger(t.Context(), dir, metadata.BadgerOptions{})
+	must(t, err)
+	must(t, (&metadata.DB{KV: kv}).Grant(t.Context(), "a", numbered(1)))
+	must(t, kv.Close())
+	disktest.DamageTables(t, dir, func() (bool, error) {
+		kv, err := metadata.OpenBadger(t.Context(), dir, metadata.BadgerOptions{})
+		if err != nil {
+			return false, err
+		}
+		return true, kv.Close()
+	})
 }

@@ -183,7 +183,7 @@ func checkFormat(ctx context.Context, kv KV) error {
 		}
 		var f format
 		if _, err := decode(key, record, &f); err != nil {
-			return nil, fmt.Errorf("the metadata's format number cannot be read, restore the directory or move it away: %w", err)
+			return nil, fmt.Errorf("the metadata's format number cannot be read; restore the directory or move the directory away: %w", err)
 		}
 		if f.Format != formatVersion {
 			return nil, fmt.Errorf("the metadata has format %d and this pushproxy knows %d; use the pushproxy that wrote it, or another data_dir", f.Format, formatVersion)

@@ -19,6 +19,7 @@ var unguarded = map[string]string{
 	"forward/forward.go Close":                "waits",
 	"forward/queue.go start":                  "a probe, whose questions are guarded",
 	"metadata/badger.go OpenBadger":           "the writer, whose batches are guarded",
+	"disk/dir.go Close":                       "closes a database, which callers guard",
 	"metadata/keyed.go KeyedBy":               "removes records",
 	"proxy/tls.go run":                        "sort, which is guarded",
 	"forward/push.go Submit":                  "run, which is guarded",

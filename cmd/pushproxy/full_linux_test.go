@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/blobcache"
+	"pushproxy/disk/disktest"
 	"pushproxy/metadata"
 )
 
@@ -40,7 +41,7 @@ func TestWritersOnADiskThatOthersFillGetErrorsAndLoseNothing(t *testing.T) {
 	for _, kind := range []string{"blobs", "metadata"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			dir := fullDisk(t, 256<<20)
+			dir := disktest.Small(t, 256<<20).Dir
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWritersOnADiskThatOthersFillGetErrorsAndLoseNothing$", "-test.v")
 			cmd.Env = append(os.Environ(), fullDiskDir+"="+filepath.Join(dir, kind))
 			out, err := cmd.CombinedOutput()
@@ -50,26 +51,6 @@ func TestWritersOnADiskThatOthersFillGetErrorsAndLoseNothing(t *testing.T) {
 			}
 		})
 	}
-}
-
-// fullDisk returns an ext4 file system's directory.
-func fullDisk(t *testing.T, size int64) string {
-	t.Helper()
-	image, mount := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size), os.Mkdir(mount, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"mkfs.ext4", "-q", "-m", "0", image}, {"mount", "-o", "loop", image, mount}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("needs root, loop devices and mkfs.ext4: %v: %v: %s", args, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", mount).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	})
-	return mount
 }
 
 func writeOnAFullDisk(ctx context.Context, dir string) error {
