@@ -15,6 +15,8 @@ func TestWhatIsNewAboutAPushIsToldOnceInALineEach(t *testing.T) {
 	}
 	comes := Blob{Upload: "u1", Size: -1, State: BlobReceiving, Received: 5_000_000}
 	known := Blob{Upload: "u1", Digest: "sha256:111122223333444", Size: 9_000_000, State: BlobPushing, Sent: 1_000_000, ReceiveEnded: now}
+	named, broke := comes, Blob{Upload: "u2", Size: -1, State: BlobFailed, Why: "the client left"}
+	named.Digest = known.Digest
 	further, there := known, known
 	further.Sent, there.State = 8_000_000, BlobPushed
 	for _, c := range []struct {
@@ -30,6 +32,8 @@ func TestWhatIsNewAboutAPushIsToldOnceInALineEach(t *testing.T) {
 		{"a blob that is there, and the manifest", push(Receiving, further), push(Pushing, there), []string{
 			"registry.test/acme/app:v1: 111122223333: Pushed (9.00 MB)", "registry.test/acme/app:v1: pushing for 2 s"}},
 		{"nothing", push(Pushing, there), push(Pushing, there), nil},
+		{"a blob that only gets its digest", push(Receiving, comes), push(Receiving, named), nil},
+		{"blobs whose digests nobody knows", push(Receiving, comes, broke), push(Receiving, comes, broke), nil},
 		{"a push that is seen when it is over", Push{}, push(Unchanged), []string{
 			"registry.test/acme/app:v1: unchanged: the upstream had it already, seen in 2 s"}},
 	} {

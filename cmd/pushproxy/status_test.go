@@ -200,8 +200,9 @@ func TestALostConnectionIsTakenUpAfterTheLastWholeEvent(t *testing.T) {
 		return event(t, fmt.Sprintf("i1-%d", n), "push", status.Push{ID: fmt.Sprintf("p%d", n), Upstream: "registry.test", Repository: "acme/app", State: s, Started: noon})
 	}
 	start := text(event(t, "i1-1", "snapshot", status.Snapshot{Version: status.Version, Instance: "i1"}))
-	cut := text(push(3, status.Done))
-	l := &lossy{connections: []string{start + text(push(2, status.Done)) + cut[:len(cut)-20], "busy", ": nothing\n\n", text(push(3, status.Done)) + text(push(4, status.Failed))}}
+	third := text(push(3, status.Done))
+	id, data := strings.Index(third, "id: "), strings.Index(third, "data: ")
+	l := &lossy{connections: []string{start + text(push(2, status.Done)) + third[:len(third)-20], "busy", third[:id], third[:data], ": nothing\n\n", third + text(push(4, status.Failed))}}
 	config := onSocket(t, l)
 	stdout, stderr, err := try(t, "status", "--watch", "--json", "--config", config)
 	if err == nil || !strings.Contains(err.Error(), "410") {
@@ -218,11 +219,44 @@ func TestALostConnectionIsTakenUpAfterTheLastWholeEvent(t *testing.T) {
 	if want := []string{"snapshot i1-1", "push i1-2", "push i1-3", "push i1-4"}; !reflect.DeepEqual(ids, want) {
 		t.Errorf("events: %v, want %v", ids, want)
 	}
-	if want := []string{"", "i1-2", "i1-2", "i1-2"}; !reflect.DeepEqual(l.asked, want) {
+	if want := []string{"", "i1-2", "i1-2", "i1-2", "i1-2", "i1-2"}; !reflect.DeepEqual(l.asked, want) {
 		t.Errorf("asked to go on after %q, want %q", l.asked, want)
 	}
-	if n := strings.Count(stderr, "is lost"); n != 3 || strings.Count(stderr, "again") != 2 {
+	if n := strings.Count(stderr, "is lost"); n != 5 || strings.Count(stderr, "again") != 4 {
 		t.Errorf("of the connection it said:\n%s", stderr)
+	}
+}
+
+// What clients and upstreams chose stands in JSON too, and a terminal shows that.
+func TestJSONOfOthersTextSteersNoTerminal(t *testing.T) {
+	push := status.Push{ID: "p1", Upstream: "registry.test", Repository: "acme/app", Agent: hostile, Tags: []string{hostile}, State: status.Failed, Why: hostile, Started: noon, Finished: noon}
+	snapshot := status.Snapshot{Version: status.Version, Instance: "i1", Finished: []status.Push{push}, Upstreams: []status.Upstream{{Host: "registry.test", Why: hostile}}}
+	answer := func(v any) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(v) }
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/v1/status", answer(snapshot))
+	mux.HandleFunc("/v1/pushes/p1", answer(push))
+	mux.HandleFunc("/v1/jobs", answer([]jobView{{ID: "j1", Error: hostile}}))
+	mux.Handle("/v1/events", &lossy{connections: []string{fmt.Sprintf("id: i1-1\nevent: snapshot\ndata: %s\n\n", event(t, "", "", snapshot).Data)}})
+	config := onSocket(t, mux)
+	for name, args := range map[string][]string{
+		"everything":       {"status", "--json"},
+		"one push":         {"status", "p1", "--json"},
+		"the stream":       {"status", "--watch", "--json"},
+		"the upstreams":    {"top", "--json"},
+		"the queue's jobs": {"queue", "ls", "--json"},
+	} {
+		stdout, _, err := try(t, append(args, "--config", config)...)
+		if err != nil && name != "the stream" {
+			t.Errorf("%s: %v", name, err)
+		}
+		if i := strings.IndexFunc(stdout, func(r rune) bool { return r != '\n' && (r == unicode.ReplacementChar || !unicode.IsPrint(r)) }); i >= 0 {
+			t.Errorf("%s steers a terminal: %q", name, stdout)
+		}
+		if !strings.Contains(stdout, `\u202e`) || !json.Valid([]byte(stdout)) {
+			t.Errorf("%s is not told: %q", name, stdout)
+		}
 	}
 }
 
