@@ -187,31 +187,38 @@ func TestAChunkIsWholeWheneverItsReplacementIsKilled(t *testing.T) {
 }
 
 // killAfter runs the test binary with the variable, kills it without notice after
-// some lines, and returns the first one.
+// its first line and so many more, and returns the first one.
 func killAfter(t *testing.T, variable, kind, dir string, writes int) (id string) {
+	t.Helper()
+	lines, kill := runUntil(t, variable, kind, dir, writes+1)
+	kill()
+	return lines[0]
+}
+
+// runUntil runs the test binary with the variable until it has written so many
+// lines. It goes on until kill.
+func runUntil(t *testing.T, variable, kind, dir string, n int) (lines []string, kill func()) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), variable+"="+dir, storeKind+"="+kind)
-	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(out)
-	for i := 0; i <= writes; i++ {
-		if !lines.Scan() {
-			t.Fatalf("the process ended after %d lines: %v", i, cmd.Wait())
-		}
-		if i == 0 {
-			id = lines.Text()
+	for scan := bufio.NewScanner(out); len(lines) < n; lines = append(lines, scan.Text()) {
+		if !scan.Scan() {
+			t.Fatalf("the process ended after %d lines: %v: %s", len(lines), cmd.Wait(), said.Bytes())
 		}
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
+	return lines, func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // "signal: killed"
 	}
-	_ = cmd.Wait() // "signal: killed"
-	return id
 }

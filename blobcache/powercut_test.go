@@ -3,7 +3,6 @@
 package blobcache_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -101,28 +100,13 @@ func TestWhatIsBehindABarrierSurvivesAPowerCut(t *testing.T) {
 func surviveCut(t *testing.T, kind string, lines int) {
 	small := disktest.Small(t, 256<<20)
 	dir := filepath.Join(small.Dir, "cache")
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), powerCutDir+"="+dir, storeKind+"="+kind)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	scan := bufio.NewScanner(out)
-	for i := range lines {
-		if !scan.Scan() {
-			t.Fatalf("the process ended after %d lines", i)
-		}
-	}
-	steps, err := strconv.Atoi(scan.Text())
+	said, kill := runUntil(t, powerCutDir, kind, dir, lines)
+	steps, err := strconv.Atoi(said[lines-1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	small.CutPower()
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	kill()
 	small.Restore()
 	s := openDisk(t, kind, dir)
 	c := blobcache.New(s, s)
@@ -184,27 +168,13 @@ func TestMemtablesThatWaitSurviveAPowerCut(t *testing.T) {
 	t.Parallel()
 	small := disktest.Small(t, 256<<20)
 	dir := filepath.Join(small.Dir, "cache")
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), waitingDir+"="+dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	scan := bufio.NewScanner(out)
-	if !scan.Scan() {
-		t.Fatal("the process ended")
-	}
+	said, kill := runUntil(t, waitingDir, "badger", dir, 1)
 	// The one in use and the next one's file are two.
-	if n, err := strconv.Atoi(scan.Text()); err != nil || n < 4 {
+	if n, err := strconv.Atoi(said[0]); err != nil || n < 4 {
 		t.Fatalf("there are %d memtables, want two that wait", n)
 	}
 	small.CutPower()
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	kill()
 	small.Restore()
 	s, err := blobcache.OpenBadger(dir, blobcache.BadgerOptions{Floor: 1 << 20, ValueLogFileSize: 4 << 20, MemTableSize: 1 << 20})
 	if err != nil {

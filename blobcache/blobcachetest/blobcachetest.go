@@ -27,7 +27,7 @@ type Store interface {
 
 // TestBodies checks a store of chunks; open returns an empty one.
 func TestBodies(t *testing.T, open func(t *testing.T) blobcache.Bodies) {
-	for name, test := range map[string]func(*testing.T, blobcache.Bodies){
+	run(t, open, map[string]func(*testing.T, blobcache.Bodies){
 		"a chunk reads back as it was stored":               chunkReadsBack,
 		"a chunk is replaced by a later one":                chunkIsReplaced,
 		"a chunk fills the buffer it is given":              chunkFillsBuffer,
@@ -38,7 +38,12 @@ func TestBodies(t *testing.T, open func(t *testing.T) blobcache.Bodies) {
 		"uploads lists each upload with chunks once":        uploadsAreListed,
 		"a cancelled context stops every call":              cancelledBodies,
 		"many writers and a drop do not disturb each other": writersBesideDrop,
-	} {
+	})
+}
+
+// run runs each test on a store of its own.
+func run[S any](t *testing.T, open func(*testing.T) S, tests map[string]func(*testing.T, S)) {
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, open(t))

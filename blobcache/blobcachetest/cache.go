@@ -18,7 +18,7 @@ const mib = blobcache.ChunkSize
 
 // TestCache checks a Cache over a store; open returns an empty one.
 func TestCache(t *testing.T, open func(t *testing.T) Store) {
-	for name, test := range map[string]func(*testing.T, Store){
+	run(t, open, map[string]func(*testing.T, Store){
 		"a blob of any size reads back in either algorithm":          blobReadsBack,
 		"a blob is unknown until its commit and after its removal":   blobComesAndGoes,
 		"a wrong digest leaves the session as it was":                wrongDigest,
@@ -35,12 +35,7 @@ func TestCache(t *testing.T, open func(t *testing.T) Store) {
 		"followers read an upload as it was written":                 followed,
 		"sweep drops what nothing refers to and nothing else":        sweeps,
 		"sweep spares a removed blob while somebody reads it":        sweepBesideReader,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, open(t))
-		})
-	}
+	})
 }
 
 func begin(t *testing.T, c *blobcache.Cache, a digest.Algorithm) *blobcache.Upload {

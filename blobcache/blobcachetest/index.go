@@ -15,7 +15,7 @@ import (
 
 // TestIndex checks a store of records; open returns an empty one.
 func TestIndex(t *testing.T, open func(t *testing.T) blobcache.Index) {
-	for name, test := range map[string]func(*testing.T, blobcache.Index){
+	run(t, open, map[string]func(*testing.T, blobcache.Index){
 		"a record is swapped only from what it is":      recordIsSwapped,
 		"scan yields a prefix in order, nothing beside": scanYieldsPrefix,
 		"scan ends when the caller has enough":          scanEndsEarly,
@@ -24,12 +24,7 @@ func TestIndex(t *testing.T, open func(t *testing.T) blobcache.Index) {
 		"a swap of many records makes all or none":      manySwapped,
 		"swaps of the same records do not block":        crossedSwaps,
 		"a cancelled context stops every call":          cancelledIndex,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, open(t))
-		})
-	}
+	})
 }
 
 func wantSwap(t *testing.T, i blobcache.Index, key, old, new string, want bool) {

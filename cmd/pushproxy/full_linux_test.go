@@ -209,6 +209,7 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 	var writers sync.WaitGroup
 	for w := range 32 {
 		writers.Go(func() {
+			var mine []int
 			for i := w; ; i += 32 {
 				done, err := kv.Swap(ctx, fmt.Sprint("key/", i), nil, value(i))
 				mu.Lock()
@@ -217,16 +218,21 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 				}
 				kept[i] = err == nil && done
 				mu.Unlock()
-				if err != nil {
+				if err == nil {
+					mine = append(mine, i)
+				} else {
 					<-time.After(2 * time.Millisecond)
 				}
-				if err == nil && i > 320 {
-					// What is kept stays below half of the disk. With an error it may be
-					// gone or not.
-					_, _ = kv.Swap(ctx, fmt.Sprint("key/", i-320), value(i-320), nil)
+				// What is kept stays below half of the disk. With an error it may be
+				// gone or not, and is tried again.
+				for err = nil; err == nil && len(mine) > 10; {
+					old := mine[0]
 					mu.Lock()
-					delete(kept, i-320)
+					delete(kept, old)
 					mu.Unlock()
+					if _, err = kv.Swap(ctx, fmt.Sprint("key/", old), value(old), nil); err == nil {
+						mine = mine[1:]
+					}
 				}
 				select {
 				case <-stop:
