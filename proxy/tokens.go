@@ -136,11 +136,14 @@ var nameExp = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 func ValidPrincipal(name string) bool { return nameExp.MatchString(name) && name != given }
 
 // Create makes a token of a principal, for a time (0: for ever) and a scope, and
-// returns its secret, which is kept nowhere. The error of a name, principal or
-// scope that cannot be is ErrToken.
+// returns its secret, which is kept nowhere. The error of a name, principal, time
+// or scope that cannot be is ErrToken.
 func (s *Tokens) Create(name, principal string, life time.Duration, scope Scope) (Token, authinject.Secret, error) {
 	if !nameExp.MatchString(name) || !ValidPrincipal(principal) {
 		return Token{}, "", fmt.Errorf("%w: names are 1 to 64 lower-case letters, digits, dots, dashes and underscores", ErrToken)
+	}
+	if life < 0 {
+		return Token{}, "", fmt.Errorf("%w: it would have expired %s ago; a time ahead is such as 24h", ErrToken, -life)
 	}
 	if err := scope.Validate(); err != nil {
 		return Token{}, "", fmt.Errorf("%w: %w", ErrToken, err)

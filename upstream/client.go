@@ -195,7 +195,7 @@ func checkedReference(reference string) error {
 		return nil
 	}
 	if _, err := oci.ParseDigest(reference); err != nil {
-		return oci.ErrTagInvalid.With("%s is neither a tag nor a digest", plain(reference))
+		return oci.ErrTagInvalid.With("%s is neither a tag, such as 1.0, nor a digest, such as sha256: and 64 hexadecimal digits", plain(reference))
 	}
 	return nil
 }

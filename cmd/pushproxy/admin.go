@@ -119,7 +119,7 @@ func (a *admin) handler() http.Handler {
 				return shownJob(j), nil
 			}
 		}
-		return nil, oci.ErrNotFound.With("there is no job %s; it is done or was dropped", r.PathValue("id"))
+		return nil, oci.ErrNotFound.With("there is no job %s; it is done, or was dropped: pushproxy queue ls lists the jobs there are", r.PathValue("id"))
 	})
 	answer("POST /v1/jobs/{id}/retry", func(r *http.Request) (any, error) {
 		j, err := a.queue.Retry(r.Context(), r.PathValue("id"), r.URL.Query().Get("adopt") == "true")
@@ -218,12 +218,21 @@ func (a *admin) wait(w http.ResponseWriter, r *http.Request) {
 	}))
 }
 
+// told is an error as clients are told it: without what led to it.
+func told(err error) string {
+	var e *oci.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}
+
 // outcome waits for the jobs of a reference and then asks the upstream: what it
 // has is the truth.
 func (a *admin) outcome(ctx context.Context, repo oci.Repo, reference string, seen func(metadata.Job)) waited {
 	stuck, err := a.queue.Wait(ctx, repo, reference, seen)
 	if err != nil {
-		return waited{Error: err.Error()}
+		return waited{Error: told(err)}
 	}
 	if stuck != nil {
 		view := shownJob(*stuck)
@@ -231,12 +240,12 @@ func (a *admin) outcome(ctx context.Context, repo oci.Repo, reference string, se
 	}
 	t, err := a.upstreams.target(ctx, proxy.Local, repo.Host)
 	if err != nil {
-		return waited{Error: err.Error()}
+		return waited{Error: told(err)}
 	}
 	d, found, err := t.Client.HeadManifest(ctx, repo, reference, oci.ManifestTypes)
 	switch {
 	case err != nil:
-		return waited{Error: err.Error()}
+		return waited{Error: told(err)}
 	case !found:
 		return waited{Error: fmt.Sprintf("%s does not have %s and nothing about it is queued", repo.Host, repo.Name+":"+reference)}
 	}

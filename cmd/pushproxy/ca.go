@@ -46,8 +46,7 @@ func caCommand() *cobra.Command {
 			return renewCA(cmd, c)
 		}),
 	}
-	command.AddCommand(append(caInstallCommands(), show, renew)...)
-	return command
+	return group(command, append(caInstallCommands(), show, renew)...)
 }
 
 // allowedNames are the names that the CA is to cover.

@@ -174,13 +174,16 @@ func loadConfig(flags *pflag.FlagSet) (Config, error) {
 		}
 	}
 	var c Config
-	hooks := mapstructure.ComposeDecodeHookFunc(jsonLists, mapstructure.StringToTimeDurationHookFunc(), mapstructure.StringToSliceHookFunc(","))
-	if err := v.UnmarshalExact(&c, viper.DecodeHook(hooks)); err != nil {
-		return Config{}, badKeys(file, err)
-	}
+	var read mapstructure.Metadata
+	hooks := mapstructure.ComposeDecodeHookFunc(jsonLists, durations, mapstructure.StringToSliceHookFunc(","))
+	err := v.Unmarshal(&c, viper.DecodeHook(hooks), func(d *mapstructure.DecoderConfig) { d.Metadata = &read })
+	problems := append(misfits(err), strangers(read.Unused, file)...)
 	c.statusChosen = v.InConfig("status_listen") || chosenStatus(flags)
-	c.fill()
-	if problems := c.check(); len(problems) > 0 {
+	if len(problems) == 0 {
+		c.fill()
+		problems = c.check()
+	}
+	if len(problems) > 0 {
 		return Config{}, fmt.Errorf("configuration:\n  %s", strings.Join(problems, "\n  "))
 	}
 	return c, nil
@@ -211,18 +214,9 @@ func jsonLists(from, to reflect.Type, data any) (any, error) {
 		return list, nil
 	}
 	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		return nil, fmt.Errorf("the variable needs a JSON list of objects: %w", err)
+		return nil, fmt.Errorf("a JSON list of objects goes here: %w", err)
 	}
 	return list, nil
-}
-
-// badKeys says in one line each which keys are unknown or of the wrong kind.
-func badKeys(file string, err error) error {
-	text := strings.NewReplacer("decoding failed due to the following error(s):\n\n", "", "'' has invalid keys: ", "unknown keys: ", "has invalid keys", "has unknown keys").Replace(err.Error())
-	if file == "" {
-		file = "configuration"
-	}
-	return fmt.Errorf("%s: %s (config.example.yaml lists every key)", file, strings.TrimSpace(text))
 }
 
 func (c *Config) fill() {
@@ -273,9 +267,12 @@ func (c *Config) check() (problems []string) {
 		say("credentials.helper_timeout: %s is not a positive duration, such as 10s", c.Credentials.HelperTimeout)
 	}
 	if c.Proxy != "" && c.Proxy != "environment" {
-		if why := webURL(c.Proxy); why != "" {
+		if why := webURL(c.Proxy, "http://proxy.example.com:3128"); why != "" {
 			say("proxy: %q %s; or write environment", c.Proxy, why)
 		}
+	}
+	if c.DefaultUpstream != "" && !hostExp.MatchString(c.DefaultUpstream) {
+		say("default_upstream: %q is not a registry's name, such as ghcr.io", c.DefaultUpstream)
 	}
 	c.Cache.check(say)
 	c.Queue.check(say)
@@ -283,6 +280,9 @@ func (c *Config) check() (problems []string) {
 	for i, u := range c.Upstreams {
 		key := fmt.Sprintf("upstreams[%d]", i)
 		u.check(key, say, oneOf)
+		if slices.Contains(u.Aliases, c.DefaultUpstream) {
+			say("default_upstream: %s is an alias of %s: write that", c.DefaultUpstream, u.Host)
+		}
 		for _, name := range append([]string{u.Host}, u.Aliases...) {
 			if other, taken := names[name]; taken && name != "" {
 				say("%s: the name %q belongs to %s already", key, name, other)

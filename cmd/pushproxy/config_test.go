@@ -128,9 +128,18 @@ func TestABadConfigurationNamesTheKeyAndWhatItMayBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ says, yaml, want string }{
-		{"an unknown key", "lisen: []", "unknown keys: lisen"},
-		{"an unknown key of an upstream", "upstreams: [{host: a.test, urll: x}]", "'upstreams[0]' has unknown keys: urll"},
-		{"a value of the wrong kind", "listen: {a: b}", "'listen[0]' expected type 'string'"},
+		{"an unknown key", "lisen: []", "lisen: "},
+		{"an unknown key of an upstream", "upstreams: [{host: a.test, urll: x}]", "upstreams[0].urll: "},
+		{"a value of the wrong kind", "listen: {a: b}", "listen[0]: a text goes here"},
+		{"an unknown key, with those there are", "log: {lvl: x}", "in its place there are format, level"},
+		{"two mistakes of one kind", "upstreams: [{hots: a}]\nlog: {lvl: x}", "upstreams[0].hots: "},
+		{"a duration in days", "cache: {max_age: 7d}", `cache.max_age: "7d" is not a duration, such as 30s, 10m or 24h`},
+		{"a number in words", "limits: {uploads: many}", `limits.uploads: "many" is not a whole number`},
+		{"a number below its least", "limits: {uploads: 0}", "limits.uploads: 0 is not 1 or more"},
+		{"a bandwidth in words", "upstreams: [{host: a.test, bandwidth: fast}]", `upstreams[0].bandwidth: "fast" is not a size such as`},
+		{"a text for a table", "log: debug", "log: "},
+		{"a default upstream that is a URL", "default_upstream: 'https://a.test'", `default_upstream: "https://a.test" is not a registry's name`},
+		{"a default upstream that is an alias", "default_upstream: x\nupstreams: [{host: a.test, aliases: [x]}]", "default_upstream: x is an alias of a.test: write that"},
 		{"broken YAML", "a: [", "did not find expected node content"},
 		{"an unknown auth", "auth: tokne", `auth: "tokne" is not one of auto, token, htpasswd, passthrough, none`},
 		{"an unknown storage", "storage: s3", `storage: "s3" is not one of badger`},
@@ -183,11 +192,13 @@ func TestConfigCheckSaysWhatAFileComesTo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, ".docker/config.json"), []byte(`{"auths":{"ghcr.io":{"auth":"dTpwYXNz"}}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv("PUSHPROXY_LISTN", "127.0.0.1:1")
+	t.Setenv("PUSHPROXY_LOG_LEVEL", "info")
 	var out bytes.Buffer
 	if err := run(context.Background(), []string{"config", "check"}, &out, &out); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), "logged in to: ghcr.io") || strings.Contains(out.String(), "pass") {
+	if !strings.Contains(out.String(), "logged in to: ghcr.io\nignored: $PUSHPROXY_LISTN is no key's variable\n") || strings.Contains(out.String(), "pass") || strings.Contains(out.String(), "LEVEL") {
 		t.Errorf("got %s", &out)
 	}
 }

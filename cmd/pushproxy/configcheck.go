@@ -22,7 +22,7 @@ func (u UpstreamConfig) check(key string, say sayFunc, oneOf func(key, value str
 		say("%s.aliases: %s has a port, which a repository path cannot hold: give it an alias to push to", key, u.Host)
 	}
 	for _, text := range append([]string{u.URL}, u.FallbackURLs...) {
-		if why := webURL(text); why != "" {
+		if why := webURL(text, "https://registry.example.com"); why != "" {
 			say("%s.url: %q %s", key, text, why)
 		}
 	}
@@ -62,12 +62,13 @@ func (r ReferenceConfig) check(key string, say sayFunc) {
 	}
 }
 
-// webURL returns what is wrong with an upstream's URL.
-func webURL(text string) string {
+// webURL returns what is wrong with a URL of scheme, host and port, such as
+// example.
+func webURL(text, example string) string {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "is not a URL such as https://registry.example.com"
+		return "is not a URL such as " + example
 	case u.User != nil:
 		return "holds a user name or password: put credentials into docker's config, podman's auth.json or credentials.references"
 	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":

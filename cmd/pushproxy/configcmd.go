@@ -8,8 +8,7 @@ import (
 )
 
 func configCommand() *cobra.Command {
-	command := &cobra.Command{Use: "config", Short: "Look at the configuration"}
-	command.AddCommand(&cobra.Command{
+	return group(&cobra.Command{Use: "config", Short: "Look at the configuration"}, &cobra.Command{
 		Use:   "check",
 		Short: "Read the configuration and say what it comes to, or what is wrong with it",
 		Args:  cobra.NoArgs,
@@ -22,6 +21,9 @@ func configCommand() *cobra.Command {
 			}
 			fmt.Fprintf(out, "tls: %s\nforward_proxy: %s (%s)\n", c.TLS, orNowhere(strings.Join(c.ForwardProxy.Listen, " ")), others)
 			fmt.Fprintf(out, "status_listen: %s\n", orNowhere(strings.Join(c.StatusListen, " ")))
+			if c.DefaultUpstream != "" {
+				fmt.Fprintf(out, "default_upstream: %s\n", c.DefaultUpstream)
+			}
 			for _, u := range c.Upstreams {
 				fmt.Fprintf(out, "upstream %s: %s", u.Host, u.URL)
 				if len(u.FallbackURLs) > 0 {
@@ -37,10 +39,12 @@ func configCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(out, "logged in to: %s\n", orNone(strings.Join(hosts, " ")))
+			for _, name := range strangeVariables() {
+				fmt.Fprintf(out, "ignored: $%s is no key's variable\n", name)
+			}
 			return nil
 		}),
 	})
-	return command
 }
 
 func orNone(s string) string {

@@ -76,8 +76,16 @@ func (c *Config) checkIdentity(say sayFunc, oneOf func(key, value string, allowe
 	if (c.Certificate.CertFile == "") != (c.Certificate.KeyFile == "") {
 		say("certificate: cert_file and key_file belong together")
 	}
-	if c.Limits.Uploads <= 0 || c.Limits.Requests <= 0 || c.Limits.Bytes < 0 || c.Limits.Connections < 0 {
-		say("limits: uploads and requests are at least 1, connections and bytes at least 0")
+	for _, limit := range []struct {
+		key      string
+		n, least int64
+	}{
+		{"connections", int64(c.Limits.Connections), 0}, {"uploads", int64(c.Limits.Uploads), 1},
+		{"requests", int64(c.Limits.Requests), 1}, {"bytes", c.Limits.Bytes, 0},
+	} {
+		if limit.n < limit.least {
+			say("limits.%s: %d is not %d or more", limit.key, limit.n, limit.least)
+		}
 	}
 	seen := []string{proxy.Local}
 	for i, p := range c.Principals {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -91,9 +92,12 @@ func ownToken(c Config) (authinject.Secret, error) {
 // readToken reads a token and asks the running pushproxy whether it is one.
 func readToken(cmd *cobra.Command, names []string) (authinject.Secret, error) {
 	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", fmt.Errorf("--token-stdin: %w", err)
+	}
 	secret := authinject.Secret(strings.TrimSpace(line))
 	if secret == "" {
-		return "", fmt.Errorf("the standard input has no token: %w", err)
+		return "", errors.New("--token-stdin: the standard input has no token; one is made by pushproxy token create")
 	}
 	request, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://"+names[0]+"/v2/", nil)
 	if err != nil {

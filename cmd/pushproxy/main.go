@@ -17,9 +17,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func main() {
@@ -41,8 +44,11 @@ var errReported = errors.New("reported")
 // run is the program: its arguments without the name, and where it writes.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root := &cobra.Command{
-		Use:           "pushproxy",
-		Short:         "A local push proxy for container images that finds your registry credentials itself",
+		Use:   "pushproxy",
+		Short: "A local push proxy for container images that finds your registry credentials itself",
+		Long: "A local push proxy for container images that finds your registry credentials itself.\n\n" +
+			"Begin with pushproxy serve, then push to localhost:5001/<registry>/<repository>:<tag>, and see it on\n" +
+			"http://127.0.0.1:5003. For pushes by the images' real names see pushproxy setup.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -50,13 +56,54 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.AddCommand(serveCommand(), configCommand(), doctorCommand(), setupCommand(), caCommand(),
 		statusCommand(), topCommand(), queueCommand(), waitCommand(), gcCommand(), fsckCommand(),
 		tokenCommand(), loginCommand(), logoutCommand(), secretCommand(), versionCommand())
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
-	})
+	explain(root)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return root.ExecuteContext(ctx)
+}
+
+// group makes a command of its parts: alone it shows its help, and an error says
+// which parts there are.
+func group(c *cobra.Command, parts ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, part := range parts {
+		names = append(names, part.Name())
+	}
+	slices.Sort(names)
+	c.AddCommand(parts...)
+	c.DisableFlagsInUseLine = true
+	c.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("there is no %s %s: it is one of %s", c.CommandPath(), args[0], strings.Join(names, ", "))
+		}
+		return nil
+	}
+	c.RunE = func(*cobra.Command, []string) error { return c.Help() }
+	return c
+}
+
+// explain makes the errors about arguments and flags say what goes there, of a
+// command and all its parts.
+func explain(c *cobra.Command) {
+	if check := c.Args; check != nil && !c.HasSubCommands() {
+		c.Args = func(_ *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return fmt.Errorf("%w; it is written %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		var invalid *pflag.InvalidValueError
+		if errors.As(err, &invalid) && kinds[invalid.GetFlag().Value.Type()] != "" {
+			err = fmt.Errorf("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), kinds[invalid.GetFlag().Value.Type()])
+		}
+		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
+	})
+	for _, part := range c.Commands() {
+		explain(part)
+	}
 }
 
 // configured is what a command runs that needs the configuration.

@@ -18,7 +18,8 @@ func queueCommand() *cobra.Command {
 	queue := &cobra.Command{
 		Use:   "queue",
 		Short: "List, retry and drop queued pushes",
-		Long:  "List, retry and drop the pushes that were accepted and that an upstream does not have yet.",
+		Long: "List, retry and drop the pushes that were accepted and that an upstream does not have yet. A JOB is what\n" +
+			"queue ls lists, and what the answer to the push said in Pushproxy-Job.",
 	}
 	asJSON := queue.PersistentFlags().Bool("json", false, "print JSON")
 	ls := &cobra.Command{Use: "ls", Short: "List queued pushes", Args: cobra.NoArgs, RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
@@ -59,10 +60,9 @@ func queueCommand() *cobra.Command {
 		return ""
 	})
 	retry.Flags().BoolVar(&adopt, "adopt", false, "send it with the credential that there is now, though another was there when it was accepted")
-	queue.AddCommand(ls,
+	return group(queue, ls,
 		one("show", "Show a queued push", "GET", "", none), retry,
 		one("drop", "Forget a queued push: the upstream will not get it", "DELETE", "", none))
-	return queue
 }
 
 func listJobs(out io.Writer, jobs []jobView) error {

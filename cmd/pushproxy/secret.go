@@ -28,8 +28,7 @@ import (
 const secretEvery = time.Second
 
 func secretCommand() *cobra.Command {
-	command := &cobra.Command{Use: "secret", Short: "Look after the installation's secret"}
-	command.AddCommand(&cobra.Command{
+	return group(&cobra.Command{Use: "secret", Short: "Look after the installation's secret"}, &cobra.Command{
 		Use:   "rotate",
 		Short: "Replace the secret that keys what is known of mounts",
 		Long: "Replace the secret that keys what is known of mounts, for instance since a backup of it got lost. A running\n" +
@@ -47,7 +46,6 @@ func secretCommand() *cobra.Command {
 			return nil
 		}),
 	})
-	return command
 }
 
 // oldSecret is the file that the secret which was replaced is in until what is

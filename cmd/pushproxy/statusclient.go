@@ -53,7 +53,7 @@ func (f instanceFlags) open(cmd *cobra.Command) (*instance, error) {
 }
 
 func (f instanceFlags) remote() (*instance, error) {
-	if why := webURL(f.url); why != "" {
+	if why := webURL(f.url, "http://127.0.0.1:5003"); why != "" {
 		return nil, fmt.Errorf("--url: %q %s", f.url, why)
 	}
 	base, err := url.Parse(f.url)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,8 +21,7 @@ func tokenCommand() *cobra.Command {
 		Long: "Make, list and revoke tokens. A token is a password for localhost:5001 that works until it expires or is\n" +
 			"revoked, at once, without a restart. One with a scope reaches what the scope says and nothing else.",
 	}
-	command.AddCommand(tokenCreate(), tokenList(), tokenRevoke())
-	return command
+	return group(command, tokenCreate(), tokenList(), tokenRevoke())
 }
 
 func tokenCreate() *cobra.Command {
@@ -36,6 +36,9 @@ func tokenCreate() *cobra.Command {
 			"  pushproxy token create ci … | docker login localhost:5001 -u ci --password-stdin",
 		Args: cobra.ExactArgs(1),
 		RunE: configured(func(cmd *cobra.Command, c Config, args []string) error {
+			if err := c.knows(principal); err != nil {
+				return fmt.Errorf("--principal: %w", err)
+			}
 			store, err := openTokens(c)
 			if err != nil {
 				return err
@@ -100,6 +103,19 @@ func tokenRevoke() *cobra.Command {
 			return nil
 		}),
 	}
+}
+
+// knows returns an error unless the configuration has the principal; accounts of
+// an htpasswd file are principals that it does not list.
+func (c Config) knows(principal string) error {
+	names := []string{proxy.Local}
+	for _, p := range c.Principals {
+		names = append(names, p.Name)
+	}
+	if c.Auth == string(proxy.AuthHtpasswd) || slices.Contains(names, principal) {
+		return nil
+	}
+	return fmt.Errorf("%q is not one of %s; `principals` in the configuration lists more", principal, strings.Join(names, ", "))
 }
 
 // openTokens makes the directory that the tokens are in where it is missing.

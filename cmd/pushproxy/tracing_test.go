@@ -352,7 +352,7 @@ func TestTracingKeysAreChecked(t *testing.T) {
 		{"an endpoint that is no URL", "tracing: {endpoint: 'collector:4317'}", "tracing.endpoint: it is not the URL of a collector"},
 		{"an endpoint with a password", "tracing: {endpoint: 'http://u:c4n4ry@collector.test'}", "tracing.endpoint: it may hold no user name, password"},
 		{"a name that is empty", "tracing: {principals: ['']}", "tracing.principals"},
-		{"a key that there is not", "tracing: {url: x}", "unknown keys"},
+		{"a key that there is not", "tracing: {url: x}", "tracing.url: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := load(t, c.yaml)

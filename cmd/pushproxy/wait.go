@@ -25,7 +25,8 @@ func waitCommand() *cobra.Command {
 		Use:   "wait IMAGE|JOB",
 		Short: "Wait until the upstream has an image that was queued",
 		Long: "Wait until the upstream has an image that was queued. The exit status is the upstream's truth: 0 only\n" +
-			"when it has answered that it has the image. The image is written as in the push.",
+			"when it has answered that it has the image. The image is written as in the push; a job as\n" +
+			"pushproxy queue ls lists it.",
 		Args: cobra.ExactArgs(1),
 		RunE: configured(func(cmd *cobra.Command, c Config, args []string) error {
 			ctx := cmd.Context()
