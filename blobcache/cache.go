@@ -34,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"sync"
 	"time"
 
@@ -76,6 +77,7 @@ type Cache struct {
 	tally   tally
 	proven  proven
 	joint   Joint     // both of them, where the store is one
+	summed  Summed    // bodies, if they can
 	buffers sync.Pool // of *[ChunkSize + sumSize]byte
 	small   sync.Pool // of *[smallBuffer]byte
 
@@ -93,6 +95,7 @@ func New(bodies Bodies, index Index) *Cache {
 	if joint, ok := bodies.(Joint); ok && any(index) == any(bodies) {
 		c.joint = joint
 	}
+	c.summed, _ = bodies.(Summed)
 	c.buffers.New = func() any { return new([ChunkSize + sumSize]byte) }
 	c.small.New = func() any { return new([smallBuffer]byte) }
 	return c
@@ -186,16 +189,26 @@ func (c *Cache) put(ctx context.Context, upload string, n int, p []byte, changes
 // chunk returns the payload of a chunk, in buf's memory where it fits. The
 // error is ErrDamaged when it is missing, shorter than want bytes or changed.
 func (c *Cache) chunk(ctx context.Context, upload string, n, want int, buf []byte) ([]byte, error) {
-	sealed, err := c.bodies.GetChunk(ctx, upload, n, buf)
+	name := chunkName(upload, n)
+	seed := checksum(name, nil)
+	var sealed []byte
+	var sum uint32
+	var err error
+	if c.summed != nil {
+		sealed, sum, err = c.summed.GetSummed(ctx, upload, n, buf, seed)
+	} else {
+		sealed, err = c.bodies.GetChunk(ctx, upload, n, buf)
+		sum = crc32.Update(seed, castagnoli, sealed[:payload(len(sealed))])
+	}
 	if errors.Is(err, ErrUnknown) {
-		return nil, fmt.Errorf("chunk %s is missing: %w", chunkName(upload, n), ErrDamaged)
+		return nil, fmt.Errorf("chunk %s is missing: %w", name, ErrDamaged)
 	}
 	if err != nil {
 		return nil, err
 	}
-	p, ok := unseal(chunkName(upload, n), sealed)
+	p, ok := unsealSummed(sealed, sum)
 	if !ok || len(p) < want {
-		return nil, fmt.Errorf("chunk %s: %d bytes, checksum correct: %t: %w", chunkName(upload, n), len(sealed), ok, ErrDamaged)
+		return nil, fmt.Errorf("chunk %s: %d bytes, checksum correct: %t: %w", name, len(sealed), ok, ErrDamaged)
 	}
 	return p, nil
 }

@@ -89,20 +89,21 @@ func (f *bodyFile) header(n int) (length int, other bool, err error) {
 	return int(v &^ inSecond), v&inSecond != 0, nil
 }
 
-// get returns chunk n, in buf's memory where it fits, or fs.ErrNotExist.
-func (f *bodyFile) get(n int, buf []byte) ([]byte, error) {
+// get returns chunk n, in buf's memory where it fits, and its sum as GetSummed
+// does, or fs.ErrNotExist.
+func (f *bodyFile) get(n int, buf []byte, sum uint32) ([]byte, uint32, error) {
 	length, other, err := f.header(n)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if length == 0 {
-		return nil, fs.ErrNotExist
+		return nil, 0, fs.ErrNotExist
 	}
 	from := f
 	if other {
 		if from, err = openBody(f.path+second, os.O_RDONLY); err != nil {
 			// Not fs.ErrNotExist: the header says that there is a chunk.
-			return nil, errors.New(err.Error())
+			return nil, 0, errors.New(err.Error())
 		}
 		defer func() { _ = from.Close() }()
 	}
@@ -110,8 +111,16 @@ func (f *bodyFile) get(n int, buf []byte) ([]byte, error) {
 		buf = make([]byte, length)
 	}
 	buf = buf[:length]
-	_, err = from.ReadAt(buf, int64(n)*slotSize+headerSize)
-	return buf, err
+	at := int64(n)*slotSize + headerSize
+	for i, end := 0, payload(length); i < end; i += sumStep {
+		part := buf[i:min(i+sumStep, end)]
+		if _, err := from.ReadAt(part, at+int64(i)); err != nil {
+			return nil, 0, err
+		}
+		sum = crc32.Update(sum, castagnoli, part)
+	}
+	_, err = from.ReadAt(buf[payload(length):], at+int64(payload(length)))
+	return buf, sum, err
 }
 
 // put stores chunk n, all of it or nothing. It takes the upload's lock against

@@ -193,34 +193,40 @@ func (s *Files) begins(upload string, n int, p []byte) (move bool, err error) {
 }
 
 // GetChunk implements Bodies.
-func (s *Files) GetChunk(ctx context.Context, upload string, n int, buf []byte) ([]byte, error) {
+func (s *Files) GetChunk(ctx context.Context, upload string, n int, buf []byte) (p []byte, err error) {
+	p, _, err = s.GetSummed(ctx, upload, n, buf, 0)
+	return p, err
+}
+
+// GetSummed implements Summed.
+func (s *Files) GetSummed(ctx context.Context, upload string, n int, buf []byte, seed uint32) (p []byte, sum uint32, err error) {
 	if err := s.enter(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer s.life.RUnlock()
 	if _, ok := parseID(upload); ok && n >= 0 && n <= maxChunk && s.dir != "" {
-		p, err := s.getFile(upload, n, buf)
+		p, sum, err := s.getFile(upload, n, buf, seed)
 		if !errors.Is(err, fs.ErrNotExist) {
-			return p, err
+			return p, sum, err
 		}
 	}
-	return s.Badger.GetChunk(ctx, upload, n, buf)
+	return s.Badger.GetSummed(ctx, upload, n, buf, seed)
 }
 
-// getFile is GetChunk for an upload with a file; for others, and chunks that it
+// getFile is GetSummed for an upload with a file; for others, and chunks that it
 // does not hold, the error is fs.ErrNotExist.
-func (s *Files) getFile(upload string, n int, buf []byte) ([]byte, error) {
+func (s *Files) getFile(upload string, n int, buf []byte, seed uint32) (p []byte, sum uint32, err error) {
 	lock := s.lock(upload)
 	lock.RLock()
 	defer lock.RUnlock()
 	f, err := openBody(s.path(upload), os.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() { _ = f.Close() }()
-	p, err := f.get(n, buf)
+	p, sum, err = f.get(n, buf, seed)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("chunk %s: %w: %w", chunkName(upload, n), ErrDamaged, err)
 	}
-	return p, err
+	return p, sum, err
 }

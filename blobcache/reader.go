@@ -98,6 +98,19 @@ func (b *Blob) WriteTo(w io.Writer) (int64, error) {
 	}
 }
 
+// Next returns the next bytes, at most limit and no more than the chunk has: they
+// are the blob's own memory, until its next method is called. At the end the
+// error is io.EOF.
+func (b *Blob) Next(limit int64) ([]byte, error) {
+	rest, err := b.rest()
+	if err != nil {
+		return nil, err
+	}
+	rest = rest[:min(int64(len(rest)), limit)]
+	b.offset += int64(len(rest))
+	return rest, nil
+}
+
 // Seek implements io.Seeker.
 func (b *Blob) Seek(offset int64, whence int) (int64, error) {
 	switch whence {

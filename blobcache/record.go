@@ -77,11 +77,7 @@ func seal(name string, p []byte) []byte {
 
 // unseal returns the payload of a sealed value, and false if it is damaged.
 func unseal(name string, sealed []byte) ([]byte, bool) {
-	n := len(sealed) - sumSize
-	if n < 0 || binary.BigEndian.Uint32(sealed[n:]) != checksum(name, sealed[:n]) {
-		return nil, false
-	}
-	return sealed[:n], true
+	return unsealSummed(sealed, checksum(name, sealed[:payload(len(sealed))]))
 }
 
 func checksum(name string, p []byte) uint32 {

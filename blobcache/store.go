@@ -62,18 +62,6 @@ func (s *Badger) forgetChunk(upload string, n int) error {
 	return s.write(nil, nil, []Change{{Key: string(chunkKey(upload, n)), Old: []byte("whatever it is")}})
 }
 
-// GetChunk implements Bodies.
-func (s *Badger) GetChunk(ctx context.Context, upload string, n int, buf []byte) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	p, err := s.read(chunkKey(upload, n), buf)
-	if err == nil && p == nil {
-		err = fmt.Errorf("chunk %s: %w", chunkName(upload, n), ErrUnknown)
-	}
-	return p, err
-}
-
 // Barrier implements Bodies. It makes everything stored durable, whichever the
 // upload: badger's files are shared.
 func (s *Badger) Barrier(ctx context.Context, _ ...string) error {

@@ -21,6 +21,12 @@ import (
 // machine at most.
 const lookFor = 5 * time.Second
 
+// leastPiece and mostPiece are how many bytes of a blob are written at once.
+const (
+	leastPiece = 32 << 10
+	mostPiece  = blobcache.ChunkSize
+)
+
 // held reports whether the principal has had the blob and the cache has it, and
 // its length in bytes. A blob that was deleted from the repository is not held
 // there until it is pushed again.
@@ -119,6 +125,9 @@ func (g *Registry) serveBlob(c *call) error {
 	defer b.Close()
 	c.blobHeader(c.Digest).Set("ETag", `"`+c.Digest.String()+`"`)
 	r, w := &readErr{ReadSeeker: b}, &rangeErr{ResponseWriter: c.w}
+	if c.r.ProtoMajor == 1 {
+		w.blob = b
+	}
 	http.ServeContent(w, c.r, "", time.Time{}, r)
 	if w.refused {
 		e := *oci.ErrUnsupported.With("the blob has %d bytes, and %q is no range of them", b.Size(), clip(c.r.Header.Get("Range")))
@@ -147,6 +156,7 @@ func (r *readErr) Read(p []byte) (int, error) {
 // read errors in the specification's format.
 type rangeErr struct {
 	http.ResponseWriter
+	blob    *blobcache.Blob // written as it lies in memory; nil: through a buffer
 	refused bool
 }
 
@@ -163,6 +173,41 @@ func (w *rangeErr) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom: http.ServeContent alone would copy 32 KiB at
+// a time. Pieces are as long as the client is fast, since each has readPause: one
+// that is slow gets short ones, as without this.
+func (w *rangeErr) ReadFrom(src io.Reader) (n int64, err error) {
+	part, ok := src.(*io.LimitedReader)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	from, ok := part.R.(*readErr)
+	if !ok || w.blob == nil || w.refused {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	for piece := int64(leastPiece); part.N > 0; {
+		p, err := w.blob.Next(min(piece, part.N))
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			from.err = err
+			return n, err
+		}
+		began := time.Now()
+		k, err := w.ResponseWriter.Write(p)
+		n += int64(k)
+		part.N -= int64(k)
+		if err != nil {
+			return n, err
+		}
+		if piece = min(2*piece, mostPiece); time.Since(began) > time.Second {
+			piece = leastPiece
+		}
+	}
+	return n, nil
 }
 
 // deleteBlob passes a deletion on. What the upstream may have deleted has to be

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bufio"
+	"bytes"
 	"io"
 	"net/http"
 	"strings"
@@ -93,5 +95,26 @@ func TestS28AClientThatDoesNotReadIsGivenUp(t *testing.T) {
 			t.Errorf("the connection was still there after two minutes: %d bytes, %v", n, err)
 		}
 		r.want(200, "HEAD", app+"/blobs/"+d.String(), nil)
+	})
+}
+
+func TestAClientThatReadsSlowlyButSteadilyGetsAllOfABlob(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, r *rig) {
+		blob := blobOf(3<<20 + 7)
+		d := r.pushBlob(app, blob)
+		conn := r.open("GET", app+"/blobs/"+d.String(), 0, nil)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		for err == nil && got.Len() < len(blob) {
+			time.Sleep(readPause - 10*time.Second)
+			_, err = io.CopyN(&got, resp.Body, 2*leastPiece)
+		}
+		if !bytes.Equal(got.Bytes(), blob) {
+			t.Errorf("%d bytes of %d came: %v", got.Len(), len(blob), err)
+		}
 	})
 }

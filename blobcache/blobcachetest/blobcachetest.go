@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"iter"
 	"math/rand/v2"
 	"slices"
@@ -31,6 +32,7 @@ func TestBodies(t *testing.T, open func(t *testing.T) blobcache.Bodies) {
 		"a chunk reads back as it was stored":               chunkReadsBack,
 		"a chunk is replaced by a later one":                chunkIsReplaced,
 		"a chunk fills the buffer it is given":              chunkFillsBuffer,
+		"a chunk is summed while it is read":                chunkIsSummed,
 		"a chunk keeps its bytes when the caller's change":  chunkIsCopied,
 		"an absent chunk is unknown":                        absentChunkIsUnknown,
 		"an unusable name, number or chunk is refused":      unusableChunkIsRefused,
@@ -106,6 +108,27 @@ func chunkFillsBuffer(t *testing.T, b blobcache.Bodies) {
 		if cap(buf) >= len(want) && &got[0] != &buf[:1][0] {
 			t.Error("GetChunk did not use the buffer although the chunk fits")
 		}
+	}
+}
+
+func chunkIsSummed(t *testing.T, b blobcache.Bodies) {
+	s, ok := b.(blobcache.Summed)
+	if !ok {
+		return // a store need not be able to
+	}
+	table := crc32.MakeTable(crc32.Castagnoli)
+	for n, size := range []int{1, 4, 5, 100, 64<<10 + 3, 64<<10 + 4, 64<<10 + 5, 200 << 10, blobcache.ChunkSize + 4} {
+		want := Bytes(n, size)
+		put(t, b, "a", n, want)
+		for _, buf := range [][]byte{nil, make([]byte, 10, size)} {
+			got, sum, err := s.GetSummed(t.Context(), ID("a"), n, buf, 7)
+			if err != nil || !bytes.Equal(got, want) || sum != crc32.Update(7, table, want[:max(0, size-4)]) {
+				t.Errorf("GetSummed of %d bytes: %d bytes, sum %08x, %v", size, len(got), sum, err)
+			}
+		}
+	}
+	if got, _, err := s.GetSummed(t.Context(), ID("b"), 0, nil, 0); !errors.Is(err, blobcache.ErrUnknown) {
+		t.Errorf("GetSummed of an absent chunk: %d bytes, %v; want ErrUnknown", len(got), err)
 	}
 }
 
