@@ -251,9 +251,14 @@ func (s *Badger) read(key, buf []byte) (value []byte, err error) {
 // view shows fn the value of key, or nil if there is none. The error is ErrDamaged if there is a value that cannot
 // be read.
 func (s *Badger) view(key []byte, fn func(value []byte)) error {
+	return s.viewItem(key, nil, fn)
+}
+
+// viewItem is view, unless read has found the value by the item itself.
+func (s *Badger) viewItem(key []byte, read func(item any) bool, fn func(value []byte)) error {
 	s.use.RLock()
 	defer s.use.RUnlock()
-	readable, err := s.viewOnce(key, fn)
+	readable, err := s.viewOnce(key, read, fn)
 	if err == nil && !readable {
 		// Badger returns nothing, and no error, for a value it cannot read.
 		err = fmt.Errorf("%s: unreadable: %w", key, ErrDamaged)
@@ -261,7 +266,7 @@ func (s *Badger) view(key []byte, fn func(value []byte)) error {
 	return err
 }
 
-func (s *Badger) viewOnce(key []byte, fn func(value []byte)) (readable bool, err error) {
+func (s *Badger) viewOnce(key []byte, read func(item any) bool, fn func(value []byte)) (readable bool, err error) {
 	// A bad sector under badger's memory map is a fault, which ends the
 	// process unless it is asked to be a panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -285,6 +290,9 @@ func (s *Badger) viewOnce(key []byte, fn func(value []byte)) (readable bool, err
 	}
 	if err != nil {
 		return false, err
+	}
+	if read != nil && read(item) {
+		return true, nil
 	}
 	err = item.Value(func(v []byte) error {
 		if readable = len(v) > 0; readable {

@@ -107,20 +107,7 @@ func (f *bodyFile) get(n int, buf []byte, sum uint32) ([]byte, uint32, error) {
 		}
 		defer func() { _ = from.Close() }()
 	}
-	if cap(buf) < length {
-		buf = make([]byte, length)
-	}
-	buf = buf[:length]
-	at := int64(n)*slotSize + headerSize
-	for i, end := 0, payload(length); i < end; i += sumStep {
-		part := buf[i:min(i+sumStep, end)]
-		if _, err := from.ReadAt(part, at+int64(i)); err != nil {
-			return nil, 0, err
-		}
-		sum = crc32.Update(sum, castagnoli, part)
-	}
-	_, err = from.ReadAt(buf[payload(length):], at+int64(payload(length)))
-	return buf, sum, err
+	return readSummed(from, int64(n)*slotSize+headerSize, length, buf, sum)
 }
 
 // put stores chunk n, all of it or nothing. It takes the upload's lock against

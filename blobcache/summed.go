@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 )
 
 // Summed is Bodies that can sum a chunk while they copy it: what is in the
@@ -27,7 +28,11 @@ func (s *Badger) GetSummed(ctx context.Context, upload string, n int, buf []byte
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
-	err = s.view(chunkKey(upload, n), func(v []byte) {
+	key := chunkKey(upload, n)
+	err = s.viewItem(key, func(item any) (whole bool) {
+		p, sum, whole = s.readLog(item, len(key), buf, seed)
+		return whole
+	}, func(v []byte) {
 		if p = nil; v != nil {
 			p, sum = copySummed(buf, v, seed)
 		}
@@ -57,6 +62,24 @@ func copySummed(buf, sealed []byte, seed uint32) ([]byte, uint32) {
 		seed = crc32.Update(seed, castagnoli, buf[before:])
 	}
 	return append(buf, sealed[len(buf):]...), seed
+}
+
+// readSummed is copySummed for the length bytes of a file at an offset.
+func readSummed(f io.ReaderAt, at int64, length int, buf []byte, sum uint32) ([]byte, uint32, error) {
+	if cap(buf) < length {
+		buf = make([]byte, length)
+	}
+	buf = buf[:length]
+	end := payload(length)
+	for i := 0; i < end; i += sumStep {
+		part := buf[i:min(i+sumStep, end)]
+		if _, err := f.ReadAt(part, at+int64(i)); err != nil {
+			return nil, 0, err
+		}
+		sum = crc32.Update(sum, castagnoli, part)
+	}
+	_, err := f.ReadAt(buf[end:], at+int64(end))
+	return buf, sum, err
 }
 
 // unsealSummed is unseal for whom the payload is summed already.
