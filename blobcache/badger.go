@@ -236,18 +236,6 @@ func (s *Badger) write(key, chunk []byte, changes []Change) error {
 	return errors.Join(err, s.failed())
 }
 
-// read returns a value in buf's memory where it fits, nil if there is none, and
-// ErrDamaged if there is one that cannot be read.
-func (s *Badger) read(key, buf []byte) (value []byte, err error) {
-	err = s.view(key, func(v []byte) {
-		value = nil
-		if v != nil {
-			value = append(buf[:0], v...)
-		}
-	})
-	return value, err
-}
-
 // view shows fn the value of key, or nil if there is none. The error is ErrDamaged if there is a value that cannot
 // be read.
 func (s *Badger) view(key []byte, fn func(value []byte)) error {

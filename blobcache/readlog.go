@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"syscall"
 )
 
 const (
@@ -26,7 +27,7 @@ func (s *Badger) readLog(item any, key int, buf []byte, seed uint32) (p []byte, 
 	if !ok {
 		return nil, 0, false
 	}
-	f, err := os.OpenFile(filepath.Join(s.space.dir, name), os.O_RDONLY|noFollow, 0)
+	f, err := os.OpenFile(filepath.Join(s.files.dir, name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, 0, false
 	}

@@ -101,6 +101,18 @@ func (s *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 	return s.read([]byte(key), nil)
 }
 
+// read returns a value in buf's memory where it fits, nil if there is none, and
+// ErrDamaged if there is one that cannot be read.
+func (s *Badger) read(key, buf []byte) (value []byte, err error) {
+	err = s.view(key, func(v []byte) {
+		value = nil
+		if v != nil {
+			value = append(buf[:0], v...)
+		}
+	})
+	return value, err
+}
+
 // Swap implements Index.
 func (s *Badger) Swap(ctx context.Context, key string, old, new []byte) (bool, error) {
 	return s.SwapAll(ctx, Change{key, old, new})
