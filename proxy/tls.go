@@ -19,7 +19,8 @@ const recordHandshake = 0x16
 // tells requests inside a tunnel from others.
 func ConnContext(ctx context.Context, c net.Conn) context.Context { return withTunnel(ctx, c) }
 
-// serverConfig is how every TLS server here is set up.
+// serverConfig is how every TLS server here is set up, but for which HTTP it
+// would rather speak.
 func serverConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: certificate,
@@ -39,6 +40,9 @@ func WithTLS(l net.Listener, ca *CA) net.Listener {
 	s := &sniffer{connQueue: newConnQueue(l.Addr()), inner: l, config: serverConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return ca.Leaf(LocalNames()...)
 	})}
+	// Between two processes of one machine, HTTP/2's frames and windows are work for
+	// both and save nothing. Who speaks nothing else gets it.
+	s.config.NextProtos = []string{"http/1.1", "h2"}
 	go s.run()
 	return s
 }

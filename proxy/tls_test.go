@@ -43,6 +43,20 @@ func TestOnePortSpeaksHTTPAndHTTPS(t *testing.T) {
 		if got := answer.Header.Get("Secure"); got != want {
 			t.Errorf("%s: got %s", base, got)
 		}
+		if answer.ProtoMajor != 1 {
+			t.Errorf("%s: who speaks both is answered by %s", base, answer.Proto)
+		}
+	}
+	only := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool(t, ca)}, Protocols: new(http.Protocols)}}
+	only.Transport.(*http.Transport).Protocols.SetHTTP2(true)
+	defer only.CloseIdleConnections()
+	answer, err := only.Get("https://localhost:" + port + "/")
+	if err != nil {
+		t.Fatalf("who speaks HTTP/2 only: %v", err)
+	}
+	answer.Body.Close()
+	if answer.ProtoMajor != 2 {
+		t.Errorf("who speaks HTTP/2 only is answered by %s", answer.Proto)
 	}
 	// One that says nothing holds up neither the others nor the end.
 	silent, err := net.Dial("tcp", l.Addr().String())
