@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"pushproxy/authinject"
 	"pushproxy/blobcache"
@@ -23,6 +25,7 @@ type stores struct {
 	facts   *metadata.Badger
 	secret  authinject.Secret
 	ballast *ballast
+	took    slog.Attr // to open each
 }
 
 // openStores opens data_dir, and makes it for its first use; storage says where
@@ -43,12 +46,15 @@ func openStores(ctx context.Context, dir, storage string) (_ *stores, err error)
 			_ = s.close()
 		}
 	}()
+	began := time.Now()
 	if s.facts, err = metadata.OpenBadger(ctx, filepath.Join(dir, "metadata"), metadata.BadgerOptions{}); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
+	facts := time.Now()
 	if s.blobs, err = blobcache.OpenFiles(filepath.Join(dir, "blobs"), blobcache.FilesOptions{InBadger: storage == "badger"}); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
+	s.took = slog.Group("opened", "metadata", facts.Sub(began).Round(time.Millisecond), "blobs", time.Since(facts).Round(time.Millisecond))
 	if err = s.ballast.take(); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}

@@ -115,7 +115,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	socket := listenAdmin(c.DataDir, log)
-	log.Info("pushproxy is ready", append(d.fields(c), "registries", strings.Join(upstreams.names(ctx), " "), "queued", len(queue.Jobs()))...)
+	log.Info("pushproxy is ready", append(d.fields(c), "registries", strings.Join(upstreams.names(ctx), " "), "queued", len(queue.Jobs()), stores.took)...)
 	collector := newCollector(cache, stores.ballast, c.Cache, queue.Needed, log)
 	collector.removed = registry.Recount
 	orders := &admin{queue: queue, cache: cache, meta: meta, upstreams: upstreams, metrics: counted, collector: collector}

@@ -32,6 +32,7 @@ var (
 	pushes  = flag.Int("pushes", 40, "how many pushes the leak check makes")
 	gib     = flag.Int("gib", 0, "how many GiB are cached when the program is killed and started again")
 	blobs   = flag.Int("blobs", 0, "how many small blobs are cached when the program is killed and started again")
+	hollow  = flag.Bool("hollow", false, "take the cached bytes off the disk again and leave the names, sizes and records: a large cache on a small disk")
 	storage = flag.String("storage", "badger", "where the program keeps blobs: badger or files")
 	seed    = flag.Uint64("seed", 0, "of everything that is left to chance; 0: another each time")
 )
