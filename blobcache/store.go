@@ -74,7 +74,11 @@ func (s *Badger) Barrier(ctx context.Context, _ ...string) error {
 		return errors.New("barrier: the store is closed")
 	}
 	// badger's Sync covers only the newest log and memtable.
-	if err := errors.Join(s.db.Sync(), s.files.sync()); err != nil {
+	err := errors.Join(s.db.Sync(), s.files.sync())
+	if err == nil {
+		err = s.disk.Watch.Alive()
+	}
+	if err != nil {
 		s.disk.Watch.Fail(err)
 	}
 	return s.failed()

@@ -1,10 +1,14 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 // FailedError is the error of a disk that did not write what it was given.
@@ -41,6 +45,25 @@ func (w *Watch) Err() error {
 // Fail makes Err return the reason, unless there is one.
 func (w *Watch) Fail(reason error) {
 	w.failed.CompareAndSwap(nil, &FailedError{Dir: w.dir, Reason: reason.Error()})
+}
+
+// Alive returns Err, or finds out that the file system has died. It is asked after
+// an fsync, before what was written is acknowledged: ext4 that is shut down, or
+// whose journal is aborted, while it writes forgets the blocks that it could not
+// enter, and reports the fsync as done. It opens no file for writing any more.
+func (w *Watch) Alive() error {
+	if err := w.Err(); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(filepath.Join(w.dir, "MANIFEST"), os.O_WRONLY|syscall.O_NOFOLLOW, 0)
+	if err == nil {
+		return file.Close()
+	}
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) {
+		return fmt.Errorf("whether %s has been written to the disk cannot be asked: %w", w.dir, err)
+	}
+	w.Fail(err)
+	return w.Err()
 }
 
 // Errorf implements badger.Logger.

@@ -214,7 +214,7 @@ func (b *Badger) apply(batch []*swap) error {
 	}
 	b.db.SetDiscardTs(b.version)
 	// Badger logs a failed fsync of the value log and reports success (B12).
-	return b.disk.Watch.Err()
+	return b.disk.Watch.Alive()
 }
 
 // Scan implements KV.

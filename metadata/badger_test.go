@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pushproxy/disk/disktest"
 	"pushproxy/metadata"
@@ -25,7 +26,47 @@ func TestMain(m *testing.M) {
 		fmt.Println(addJobsForever(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(powerCutChild); dir != "" {
+		fmt.Fprintln(os.Stderr, swapForever(dir))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
+}
+
+// powerCutChild names the variable that makes the test binary the process on the
+// disk that loses power.
+const powerCutChild = "METADATA_TEST_POWER_CUT_DIR"
+
+// cutValue is what is stored under a key: with so many pages the file system is
+// at work on some of them whenever it dies.
+func cutValue(key string) []byte { return []byte(strings.Repeat(key+" ", 60<<10/(len(key)+1))) }
+
+// swapForever prints each key once Swap has said that it is stored, while others
+// write to the same disk.
+func swapForever(dir string) error {
+	kv, err := metadata.OpenBadger(context.Background(), filepath.Join(dir, "meta"), metadata.BadgerOptions{Floor: -1})
+	if err != nil {
+		return err
+	}
+	for i := range 3 {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint("other", i)))
+		if err != nil {
+			return err
+		}
+		go func() {
+			for err == nil {
+				_, err = f.WriteAt(make([]byte, 5000), time.Now().UnixNano()%(16<<20))
+				err = errors.Join(err, f.Sync())
+			}
+		}()
+	}
+	for i := 0; ; i++ {
+		key := fmt.Sprint(time.Now().UnixNano(), "-", i)
+		if stored, err := kv.Swap(context.Background(), key, nil, cutValue(key)); err != nil || !stored {
+			return err
+		}
+		fmt.Println(key)
+	}
 }
 
 // addJobsForever is the child that TestAcknowledgedJobsSurviveAKill kills: it
