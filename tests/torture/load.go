@@ -19,6 +19,7 @@ const mediaType = "application/vnd.oci.image.manifest.v1+json"
 type Push struct {
 	Repo, Tag, Digest string
 	Async, Acked      bool
+	Answered          time.Time // of the acknowledgement
 }
 
 // Client pushes images to a pushproxy, one after the other, and remembers them.
@@ -162,9 +163,9 @@ func (c *Client) push(tag string, async bool, blobs [][]byte) (Push, error) {
 	if err != nil {
 		return p, err
 	}
-	p.Acked = true
+	p.Acked, p.Answered = true, time.Now()
 	c.mu.Lock()
-	c.pushes[at].Acked = true
+	c.pushes[at] = p
 	c.mu.Unlock()
 	if !async {
 		if lacks := c.Model.Holds(p.Repo, p.Digest); lacks != "" {
