@@ -50,6 +50,7 @@ func TestTheHabitRulesFindWhatTheyForbid(t *testing.T) {
 	}{
 		{"a sleep in a bubble is fine", `func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { time.Sleep(1) }) }`, sleeping, false},
 		{"a sleep in a bubble of one's own is fine", `func bubble(f func()) { synctest.Test(nil, f) }; func TestX(t *testing.T) { bubble(func() { time.Sleep(1) }) }`, sleeping, false},
+		{"a sleep in a bubble made by another helper is fine", `func outer(f func()) { bubble(f) }; func bubble(f func()) { synctest.Test(nil, f) }; func TestX(t *testing.T) { outer(func() { time.Sleep(1) }) }`, sleeping, false},
 		{"a helper for bubbles is fine", `func (r rig) later() { time.Sleep(1) }; func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { r.later() }) }`, sleeping, false},
 		{"a sleep is not", `func TestX(t *testing.T) { time.Sleep(1) }`, sleeping, true},
 		{"a sleep beside a bubble is not", `func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) {}); time.Sleep(1) }`, sleeping, true},
@@ -108,10 +109,13 @@ func (f sourceFile) functions() map[*ast.FuncDecl]string {
 // A helper that sleeps is one of the bubbles' as long as nothing outside them names it.
 func realSleeps(files []sourceFile) (places []string) {
 	bubbles := []string{"synctest.Test"}
-	for _, f := range files {
-		for fn, name := range f.functions() {
-			if !strings.HasPrefix(name, "Test") && len(inRealTime(fn, nil, []string{"synctest.Test"})) > 0 {
-				bubbles = append(bubbles, name)
+	for grown := true; grown; {
+		grown = false
+		for _, f := range files {
+			for fn, name := range f.functions() {
+				if !strings.HasPrefix(name, "Test") && !slices.Contains(bubbles, name) && len(inRealTime(fn, nil, bubbles)) > 0 {
+					bubbles, grown = append(bubbles, name), true
+				}
 			}
 		}
 	}
