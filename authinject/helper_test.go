@@ -207,3 +207,80 @@ func TestS15HelpersAreFoundInTrustworthyPlacesOnly(t *testing.T) {
 		t.Errorf("a name of more than 1 KiB: got %v, want an error", err)
 	}
 }
+
+// What a name that a config file chose could lead to is there, can be run, and is not.
+func TestS15NoNameOfAHelperLeadsOutOfItsDirectory(t *testing.T) {
+	t.Parallel()
+	dir, h, _ := newHelpers(t)
+	above := helperDir(filepath.Dir(string(dir)))
+	above.write(t, "planted", answerBob)
+	dir.write(t, "sub", answerBob)
+	for _, d := range []string{"docker-credential-x", "docker-credential-"} {
+		if err := os.Mkdir(filepath.Join(string(dir), d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		helperDir(filepath.Join(string(dir), d)).write(t, "inside", answerBob)
+	}
+	for _, name := range []string{
+		"x/../../docker-credential-planted", "x/docker-credential-inside", "/docker-credential-inside", "x/../docker-credential-sub", "/../../docker-credential-planted",
+	} {
+		if _, err := h.get(t.Context(), name, []string{"ghcr.io"}); !errors.Is(err, oci.ErrDenied) || !strings.Contains(err.Error(), "was not run") {
+			t.Errorf("%q: got %v, want that it was not run", name, err)
+		}
+	}
+	if n := dir.runs(t) + above.runs(t) + helperDir(filepath.Join(string(dir), "docker-credential-x")).runs(t); n > 0 {
+		t.Errorf("%d programs ran", n)
+	}
+}
+
+func TestWhatIsNoProgramIsPassedOverForOneThatIs(t *testing.T) {
+	t.Parallel()
+	dir, h, _ := newHelpers(t)
+	dir.write(t, "x", answerBob)
+	dir.write(t, "y", answerBob)
+	earlier := filepath.Join(filepath.Dir(string(dir)), "earlier")
+	file := filepath.Join(filepath.Dir(string(dir)), "file")
+	if err := errors.Join(os.MkdirAll(filepath.Join(earlier, "docker-credential-x"), 0o755), os.WriteFile(file, nil, 0o755),
+		os.WriteFile(filepath.Join(earlier, "docker-credential-y"), []byte("no program"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	h.Path = filepath.Join(earlier, "nowhere") + ":" + file + ":" + earlier + ":" + earlier + ":" + h.Path
+	for _, name := range []string{"x", "y"} {
+		if c, err := h.get(t.Context(), name, []string{"ghcr.io"}); err != nil || c.Username != "bob" {
+			t.Errorf("%s: got %v, want bob", name, err)
+		}
+	}
+}
+
+// Not parallel: it is in another directory meanwhile.
+func TestS15AHelperInTheWorkingDirectoryIsNotRun(t *testing.T) {
+	dir, h, _ := newHelpers(t)
+	dir.write(t, "x", answerBob)
+	t.Chdir(string(dir))
+	for _, path := range []string{".", "", "./", "../bin"} {
+		h.Path = path + ":/usr/bin:/bin"
+		_, err := h.get(t.Context(), "x", []string{"registry" + strconv.Itoa(len(path))})
+		if !errors.Is(err, oci.ErrDenied) || !strings.Contains(err.Error(), "was not run") && !strings.Contains(err.Error(), "not installed") {
+			t.Errorf("PATH %q: got %v", h.Path, err)
+		}
+	}
+	if n := dir.runs(t); n > 0 {
+		t.Errorf("it ran %d times", n)
+	}
+}
+
+func TestHelpersWorkAsTheyComeAndForAsLongAsTheyAreTold(t *testing.T) {
+	t.Parallel()
+	dir, h, moved := newHelpers(t)
+	dir.write(t, "x", answerBob)
+	h.Timeout, h.Life = 0, 100*time.Second
+	for at, runs := range []int{0: 1, 79: 1, 80: 2, 159: 2} {
+		if runs == 0 {
+			continue
+		}
+		*moved = time.Duration(at) * time.Second
+		if _, err := h.get(t.Context(), "x", []string{"ghcr.io"}); err != nil || dir.runs(t) != runs {
+			t.Errorf("after %d s: %v, it ran %d times, want %d", at, err, dir.runs(t), runs)
+		}
+	}
+}

@@ -225,3 +225,32 @@ func TestAnswersThatAreNoTokenAreErrorsThatQuoteNothing(t *testing.T) {
 		}
 	}
 }
+
+// What others can make a proxy remember has an end, and what is still of use stays as
+// long as there is something else to forget.
+func TestHoweverManyAreAskedForFewAreRemembered(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ts := &tokens{now: func() time.Time { return now }, held: map[tokenKey]*token{}, renewed: map[tokenKey]*Secret{}}
+	mine := &token{value: "mine", until: now.Add(time.Hour)}
+	ts.keep("mine", mine)
+	for i := range 2*maxTokens - 2 {
+		ts.keep(tokenKey(fmt.Sprint(i)), &token{until: now.Add(-time.Second)})
+	}
+	if tok, ok := ts.cached("mine"); !ok || tok != mine || len(ts.held) > maxTokens {
+		t.Errorf("a token that is good is forgotten for those that are not: %d are held", len(ts.held))
+	}
+	for i := range 3 * maxTokens {
+		ts.keep(tokenKey(fmt.Sprint(i)), &token{until: now.Add(time.Hour)})
+		if len(ts.held) > maxTokens {
+			t.Fatalf("%d tokens are held", len(ts.held))
+		}
+	}
+	h := &Helpers{}
+	for i := range 3 * maxHelperAnswers {
+		h.keep(fmt.Sprint(i), &helperAnswer{})
+		if len(h.answers) > maxHelperAnswers {
+			t.Fatalf("%d answers of helpers are held", len(h.answers))
+		}
+	}
+}
