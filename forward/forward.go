@@ -16,6 +16,7 @@ package forward
 import (
 	"context"
 	"crypto/cipher"
+	"hash/maphash"
 	"net/http"
 	"sync"
 	"time"
@@ -93,7 +94,7 @@ func New(cache *blobcache.Cache, meta *metadata.DB) *Forwarder {
 		pushes:  map[pushKey]*Push{},
 		lanes:   map[string]*lane{},
 		carried: map[carryKey]chan struct{}{},
-		streams: streams{byUpload: map[string]*stream{}, prefixes: map[prefixKey]*stream{}, refused: map[string]time.Time{}},
+		streams: streams{byUpload: map[string]*stream{}, prefixes: map[prefixKey]*stream{}, refused: map[string]time.Time{}, seed: maphash.MakeSeed()},
 	}
 }
 

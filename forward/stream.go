@@ -2,8 +2,8 @@ package forward
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
+	"hash/maphash"
 	"io"
 	"time"
 
@@ -59,6 +59,7 @@ type stream struct {
 type streams struct {
 	byUpload map[string]*stream
 	prefixes map[prefixKey]*stream
+	seed     maphash.Seed
 	refused  map[string]time.Time // hosts that take none, until when
 }
 
@@ -67,7 +68,7 @@ type prefixKey struct {
 	principal string
 	owner     metadata.Owner
 	host      string
-	first     digest.Digest // of the first chunk
+	first     uint64 // hash of the first chunk: two that share it by chance wait for each other, no more
 }
 
 // Streaming begins to send on the blob that arrives under an upload, of which
@@ -167,11 +168,12 @@ func (s *stream) alone(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	first := sha256.New()
-	if _, err := io.CopyN(first, r, blobcache.ChunkSize); err != nil {
+	var first maphash.Hash
+	first.SetSeed(s.f.streams.seed)
+	if _, err := io.CopyN(&first, r, blobcache.ChunkSize); err != nil {
 		return err
 	}
-	s.key = prefixKey{s.t.Principal, s.owner, s.repo.Host, digest.NewDigest(digest.SHA256, first)}
+	s.key = prefixKey{s.t.Principal, s.owner, s.repo.Host, first.Sum64()}
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
 	if s.twin = s.f.streams.prefixes[s.key]; s.twin != nil {

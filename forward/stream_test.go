@@ -87,6 +87,35 @@ func TestABlobIsSentOnBeforeItsDigestIsKnown(t *testing.T) {
 	})
 }
 
+func TestBlobsThatBeginDifferentlyAreSentOnSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := memoryRig(t, &upstreamtest.Registry{})
+		var layers [][]byte
+		var all []*arriving
+		for i := range 3 {
+			layers = append(layers, r.noise(fmt.Sprint("layer", i), 4*mib))
+			a := r.arriving("ann", layers[i])
+			a.send(3 * mib)
+			r.Streaming(r.target("ann"), repo("app"), a.u.ID())
+			synctest.Wait()
+			all = append(all, a)
+		}
+		patches := 0
+		for _, q := range r.reg.Log() {
+			if q.Method == http.MethodPatch {
+				patches++
+			}
+		}
+		if patches != len(all) {
+			t.Errorf("before the blobs are whole %d are sent on, want %d", patches, len(all))
+		}
+		for _, a := range all {
+			a.end("app")
+		}
+		r.pushed("ann", "app", "v1", r.image(layers...))
+	})
+}
+
 func TestABlobWithAKnownDigestFollowsTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})

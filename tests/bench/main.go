@@ -140,8 +140,11 @@ func run(ctx context.Context, o options) error {
 	return nil
 }
 
-// write stores the report at path and its plot beside it.
+// write stores the report at path and its plot beside it. What people wrote in an earlier one stays.
 func write(r report.Report, path string) error {
+	if before, err := os.ReadFile(path); err == nil {
+		r.Written = report.Written(string(before))
+	}
 	plot := strings.TrimSuffix(path, filepath.Ext(path)) + ".svg"
 	r.Plot = filepath.Base(plot)
 	text, err := os.Create(path)

@@ -15,6 +15,7 @@ type Report struct {
 	Rows    []Row
 	Remarks []string // what was left out, what failed
 	Plot    string   // file name of the plot, beside the Markdown file; "" for none
+	Written string   // what people wrote about earlier runs, as Written returns it; Markdown ends with it
 }
 
 // Fact is one line about the run.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -92,6 +93,26 @@ func TestThePlotIsWellFormed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestWhatPeopleWroteSurvivesTheNextRun(t *testing.T) {
+	t.Parallel()
+	render := func(r Report) string {
+		var b bytes.Buffer
+		if err := r.Markdown(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	first := render(sample())
+	if got := Written(first); got != "" {
+		t.Errorf("a document that nobody wrote in has %q", got)
+	}
+	const words = "\n## Where a target is missed\n\nBecause.\n"
+	next := Report{Remarks: []string{"busy"}, Written: Written(first + words)}
+	if got := render(next); !strings.HasSuffix(got, "- busy\n"+words) || Written(got) != words {
+		t.Errorf("the next document ends with %q", got[max(0, len(got)-100):])
 	}
 }
 

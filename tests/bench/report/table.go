@@ -45,9 +45,9 @@ pushproxy, in turns, with new random bytes, a fresh registry and a fresh pushpro
 delay, a rate that all connections share, handshakes and slow start (tests/bench/link). Trust the ratios: they were taken
 side by side. Absolute times belong to the machine and to what else it did.
 
-The registry is distribution as its example configuration runs it, without a password and over plain HTTP on both ways: TLS
-and tokens would cost direct pushes more. What goes to a name of localhost is tried with TLS first by docker, which is part
-of its time.
+The registry is distribution as its example configuration runs it, without a password and over plain HTTP: TLS and tokens
+would cost direct pushes more. docker, skopeo and crane try TLS first with a name of localhost. The registry refuses it, and
+pushproxy speaks it, so the way from those clients to pushproxy is encrypted and the direct way is not.
 
 `
 
@@ -57,6 +57,17 @@ own ratios. **A** must hold, **B** is what we are after (issue 3). **requests** 
 1,000,000 bytes. **CPU-s/GiB** and **anon MiB**: processor time and peak anonymous memory of pushproxy, or of the registry
 that it is held against. "– → 9" was not measured on one side.
 `
+
+// writtenFrom is the heading from which on people, not this program, write the document.
+const writtenFrom = "\n## Where a target is missed\n"
+
+// Written returns the part of an earlier document that people wrote, "" where there is none.
+func Written(document string) string {
+	if at := strings.Index(document, writtenFrom); at >= 0 {
+		return document[at:]
+	}
+	return ""
+}
 
 // Markdown writes the report as a document.
 func (r Report) Markdown(w io.Writer) error {
@@ -83,6 +94,7 @@ func (r Report) Markdown(w io.Writer) error {
 	for _, s := range r.Remarks {
 		b.WriteString("- " + strings.ReplaceAll(s, "\n", " ") + "\n")
 	}
+	b.WriteString(r.Written)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
