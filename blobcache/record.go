@@ -72,8 +72,11 @@ func appendChunkName(b []byte, upload string, n int) []byte {
 // seal appends to p the CRC32C of name and p, so that a value that was stored
 // under another key does not pass either.
 func seal(name string, p []byte) []byte {
-	return binary.BigEndian.AppendUint32(p, checksum(name, p))
+	return withSum(p, checksum(name, p))
 }
+
+// withSum is seal for whom the checksum is made already.
+func withSum(p []byte, sum uint32) []byte { return binary.BigEndian.AppendUint32(p, sum) }
 
 // unseal returns the payload of a sealed value, and false if it is damaged.
 func unseal(name string, sealed []byte) ([]byte, bool) {

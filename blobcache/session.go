@@ -115,6 +115,7 @@ func (u *Upload) rewind(ctx context.Context, offset int64, state []byte) error {
 	u.c.recycle(u.tail)
 	u.c.rewound(u.id, offset)
 	u.hash, u.offset, u.tail, u.clean = hash, offset, tail, clean
+	u.sum = checksum(chunkName(u.id, int(offset/ChunkSize)), tail)
 	return nil
 }
 

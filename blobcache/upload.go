@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash"
+	"hash/crc32"
 	"io"
 
 	"github.com/opencontainers/go-digest"
@@ -43,6 +44,7 @@ type Upload struct {
 	hash      hash.Hash
 	offset    int64
 	tail      []byte // the bytes after the last full chunk
+	sum       uint32 // … and their checksum, if there are any
 	clean     bool   // chunk n holds exactly tail, or tail is empty
 
 	base     int64 // where Rollback leads
@@ -119,7 +121,13 @@ func (u *Upload) took(k int) error {
 	if k == 0 {
 		return nil
 	}
-	u.hash.Write(u.tail[len(u.tail)-k:])
+	fresh := u.tail[len(u.tail)-k:]
+	if len(fresh) == len(u.tail) {
+		u.sum = checksum(chunkName(u.id, int(u.offset/ChunkSize)), nil)
+	}
+	u.hash.Write(fresh)
+	// Here they are in the processor's cache, when the chunk is full they are not.
+	u.sum = crc32.Update(u.sum, castagnoli, fresh)
 	u.offset += int64(k)
 	u.clean = false
 	if len(u.tail) < ChunkSize {
@@ -225,7 +233,7 @@ func (u *Upload) unstored() (n int, sealed []byte) {
 		return n, nil
 	}
 	u.reserve(0)
-	return n, seal(chunkName(u.id, n), u.tail)
+	return n, withSum(u.tail, u.sum)
 }
 
 // flush hands the full chunk to a goroutine that stores it, once the one before
@@ -244,11 +252,11 @@ func (u *Upload) flush() error {
 		record = &r
 	}
 	n := int(u.offset/ChunkSize) - 1
-	full, flight := u.tail, make(chan error, 1)
+	full, sum, flight := u.tail, u.sum, make(chan error, 1)
 	u.tail, u.flight = nil, flight
 	go func() {
 		flight <- oci.Guarded(func() error {
-			err := u.c.bodies.PutChunk(u.ctx, u.id, n, seal(chunkName(u.id, n), full))
+			err := u.c.bodies.PutChunk(u.ctx, u.id, n, withSum(full, sum))
 			if err == nil {
 				u.c.stored(u.id, n, full)
 			}
