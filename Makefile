@@ -15,6 +15,7 @@ test: ## bring what the tests need, then run all of them
 torture: ## break a running pushproxy in every way, hours of it (the counts are flags; see tests/torture)
 	go test -v -timeout 12h ./tests/torture -kills 1000 -stops 200 -cuts 100 -fills 50 -flips 500 -outages 100 -pushes 20000 -gib 10 -blobs 64000
 	go test -v -timeout 6h ./tests/torture -run 'FullDisk|PowerCuts|Damage|OpensQuickly' -storage files -cuts 100 -fills 50 -flips 500 -gib 10 -blobs 64000
+	go test -v -timeout 2h ./tests/torture -run OpensQuickly -gib 100 -hollow
 	go test -v -timeout 4h ./forward -run 201Is -soak 100000 -soak-every 1s
 	go test -v -timeout 4h ./forward -run 201Is -soak 100000 -soak-every 1s -soak-files
 
