@@ -3,6 +3,7 @@ package authinject
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -84,4 +85,29 @@ func FuzzParseChallenges(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A server can make a proxy read, and keep, only so much of what it demands.
+func TestS32AFloodOfChallengesIsCut(t *testing.T) {
+	t.Parallel()
+	var params strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&params, ",p%d=x", i)
+	}
+	for name, header := range map[string]http.Header{
+		"many in one":       {"Www-Authenticate": {strings.Repeat("Basic realm=x,", 1000)}},
+		"many headers":      {"Www-Authenticate": slices.Repeat([]string{"Basic realm=x"}, 1000)},
+		"many parameters":   {"Www-Authenticate": {"Bearer realm=x" + params.String()}},
+		"more than is read": {"Www-Authenticate": {strings.Repeat("x", maxChallengeBytes), "Basic realm=x"}},
+	} {
+		found := parseChallenges(header)
+		if len(found) > maxChallenges {
+			t.Errorf("%s: %d challenges are kept", name, len(found))
+		}
+		for _, c := range found {
+			if len(c.params) > maxParams || name == "more than is read" && c.scheme == "basic" {
+				t.Errorf("%s: %d parameters of %q are kept", name, len(c.params), c.scheme[:5])
+			}
+		}
+	}
 }

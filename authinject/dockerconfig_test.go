@@ -1,12 +1,14 @@
 package authinject
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -152,6 +154,28 @@ func TestFilesThatCannotBeReadAreErrorsAndMissingOnesAreNot(t *testing.T) {
 		if !errors.Is(err, oci.ErrDenied) || !strings.Contains(err.Error(), "podman auth file") || !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: got %v, want an error that names the file", path, err)
 		}
+	}
+}
+
+// A pipe would be waited for, and with it every push.
+func TestS17APipeIsNoConfigAndNoSecret(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "config.json")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := (&DockerConfig{Path: pipe}).Credential(context.Background(), oci.Repo{Host: "ghcr.io", Name: "a"})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, oci.ErrDenied) || !strings.Contains(err.Error(), "not a regular file") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it is waited for")
 	}
 }
 

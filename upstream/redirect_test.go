@@ -117,6 +117,18 @@ func checkFollowed(t *testing.T, method string, err error, want bool, hosts map[
 	}
 }
 
+// Storage answers a look at a blob as it answers a read.
+func TestALookFollowsARedirectToStorage(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(5000)
+	c := newClient(&upstreamtest.Registry{})
+	hosts := map[string]string{}
+	c.HTTP.Transport = injector(t, upstreamtest.Transport(redirecting(t, http.StatusTemporaryRedirect, "https://storage.test/elsewhere?sig=s3cr3t", b, hosts)), "https://registry.test")
+	if _, found, err := c.HeadBlob(t.Context(), app, d); err != nil || !found || hosts["storage.test"] != http.MethodHead {
+		t.Errorf("found %t, %v; asked %v", found, err, hosts)
+	}
+}
+
 func TestS32AnEndlessRedirectEnds(t *testing.T) {
 	t.Parallel()
 	n := 0
@@ -184,6 +196,11 @@ func TestUploadLocations(t *testing.T) {
 		"another host that is listed":      {"https://r.test", "https://s3.test/u1?sig=x", []string{"s3.test"}, "https://s3.test/u1?sig=x"},
 		"listed with its port":             {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test:9000"}, "https://s3.test:9000/u1"},
 		"listed, in clear text behind TLS": {"https://r.test", "http://s3.test/u1", []string{"s3.test"}, ""},
+		"listed with the scheme's port":    {"https://r.test", "https://s3.test/u1", []string{"s3.test:443"}, "https://s3.test/u1"},
+		"listed, on a port of its own":     {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test"}, "https://s3.test:9000/u1"},
+		"listed, on another port":          {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test:443"}, ""},
+		"listed, in clear text as all":     {"http://r.test", "http://s3.test/u1", []string{"s3.test"}, "http://s3.test/u1"},
+		"no host":                          {"https://r.test", "https:///u1", nil, ""},
 		"a fallback's host":                {"https://r.test", "https://mirror.test/u1", nil, "https://mirror.test/u1"},
 		"a suffix of a listed host":        {"https://r.test", "https://evil-s3.test/u1", []string{"s3.test"}, ""},
 		"a user":                           {"https://r.test", "https://me:pw@r.test/u1", nil, ""},
