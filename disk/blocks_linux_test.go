@@ -188,3 +188,38 @@ func TestADatabaseIsNotOpenedWithoutRoom(t *testing.T) {
 		}
 	}
 }
+
+func TestAFileSystemThatDiedIsNoticed(t *testing.T) {
+	t.Parallel()
+	small := disktest.Small(t, 64<<20)
+	d, err := disk.Open(filepath.Join(small.Dir, "db"), sizes, opened)
+	must(t, err, os.WriteFile(filepath.Join(small.Dir, "db", "MANIFEST"), []byte("something"), 0o600))
+	if err := d.Watch.Alive(); err != nil {
+		t.Errorf("of a disk that is well: %v", err)
+	}
+	small.CutPower()
+	var failed *disk.FailedError
+	if err := d.Watch.Alive(); !errors.As(err, &failed) || failed.Reason == "" {
+		t.Errorf("of a disk that died: %v, want a *FailedError", err)
+	}
+	_ = d.Close(func() error { return nil })
+	small.Restore()
+	if err := errors.Join(d.Watch.Alive(), d.Watch.Err()); !errors.As(err, &failed) {
+		t.Errorf("of a disk that died, later: %v, want a *FailedError", err)
+	}
+}
+
+// It is not parallel: nobody else may need a file.
+func TestWithoutFilesToOpenADiskHasNotFailed(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"), sizes)
+	var limit syscall.Rlimit
+	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	none := limit
+	none.Cur = 0
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none))
+	err := d.Watch.Alive()
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
+	if !errors.Is(err, syscall.EMFILE) || d.Watch.Err() != nil {
+		t.Errorf("got %v and %v, want an error for now", err, d.Watch.Err())
+	}
+}
