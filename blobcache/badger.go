@@ -114,9 +114,6 @@ func checkTables(d *disk.Dir, o badger.Options) error {
 	})
 }
 
-// dropPrefixes needs the gate.
-func (s *Badger) dropPrefixes(prefixes [][]byte) error { return s.db.DropPrefix(prefixes...) }
-
 // collect gives back one value-log file that is half garbage, and reports
 // whether there may be another.
 func (s *Badger) collect() (more bool, err error) {
@@ -148,11 +145,24 @@ func (s *Badger) collect() (more bool, err error) {
 	return true, s.Barrier(context.Background())
 }
 
-// uploads returns the first uploads with chunks whose keys are at or after from.
-func (s *Badger) uploads(from string) (uploads []string, err error) {
+// look calls fn with a transaction that reads. Badger panics where a damaged table
+// leads it astray; that is ErrDamaged.
+func (s *Badger) look(fn func(txn *badger.Txn) error) (err error) {
 	s.use.RLock()
 	defer s.use.RUnlock()
-	err = s.db.View(func(txn *badger.Txn) error {
+	defer astray(&err)
+	return s.db.View(fn)
+}
+
+// get is txn.Get, in which a panic is ErrDamaged.
+func get(txn *badger.Txn, key []byte) (item *badger.Item, err error) {
+	defer astray(&err)
+	return txn.Get(key)
+}
+
+// uploads returns the first uploads with chunks whose keys are at or after from.
+func (s *Badger) uploads(from string) (uploads []string, err error) {
+	err = s.look(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(chunkPrefix)})
 		defer it.Close()
 		for it.Seek([]byte(from)); it.Valid() && len(uploads) < pageSize; {
@@ -167,10 +177,8 @@ func (s *Badger) uploads(from string) (uploads []string, err error) {
 
 // hasChunks reports whether the upload's first chunk is here, and any other.
 func (s *Badger) hasChunks(upload string) (first, rest bool, err error) {
-	s.use.RLock()
-	defer s.use.RUnlock()
 	prefix := []byte(chunkPrefix + upload + "/")
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.look(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
 		defer it.Close()
 		for it.Seek(prefix); it.Valid() && !rest; it.Next() {
@@ -184,9 +192,7 @@ func (s *Badger) hasChunks(upload string) (first, rest bool, err error) {
 
 // entries returns the first entries of prefix whose keys are at or after from.
 func (s *Badger) entries(prefix, from string) (entries []Entry, err error) {
-	s.use.RLock()
-	defer s.use.RUnlock()
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.look(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(prefix)})
 		defer it.Close()
 		for it.Seek([]byte(from)); it.Valid() && len(entries) < pageSize; it.Next() {
@@ -271,7 +277,7 @@ func (s *Badger) viewOnce(key []byte, read func(item any) bool, fn func(value []
 	}
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
-	item, err := txn.Get(key)
+	item, err := get(txn, key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		fn(nil)
 		return true, nil

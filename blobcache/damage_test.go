@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -238,4 +239,66 @@ func TestATableThatIsDamagedAtItsEndIsAnErrorWithARemedy(t *testing.T) {
 		}
 		return true, s.Close()
 	})
+}
+
+// TestABlockThatMakesNoSenseIsDamage: badger panics over one before it tests the
+// block's checksum.
+func TestABlockThatMakesNoSenseIsDamage(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "cache")
+	s := openBadger(t, dir)
+	c := blobcache.New(s, s)
+	var blobs [][]byte
+	for i := range 20 {
+		blobs = append(blobs, blobcachetest.Bytes(i, 500))
+		commit(t, c, blobs[i])
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil || len(tables) != 1 {
+		t.Fatal(tables, err)
+	}
+	content, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A block begins with a whole key: no bytes of the one before, and its length.
+	first := regexp.MustCompile(`\x00\x00\x00.(blob/|chunk/)`).FindAllIndex(content, 2)
+	if len(first) != 2 {
+		t.Fatalf("the table has no two blocks: %v", first)
+	}
+	damages := 0
+	for at := first[1][0] - 24; at < first[1][0]; at++ {
+		damaged := bytes.Clone(content)
+		damaged[at] ^= 0xff
+		if err := os.WriteFile(tables[0], damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := blobcache.OpenBadger(dir, small)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range blobs {
+			_, err := s.Get(t.Context(), "blob/"+digest.FromBytes(p).String())
+			if err != nil && !errors.Is(err, blobcache.ErrDamaged) {
+				t.Errorf("damaged at %d: %v", at, err)
+			}
+			if err != nil {
+				damages++
+			}
+		}
+		for _, err := range s.Scan(t.Context(), "blob/") {
+			if err != nil && !errors.Is(err, blobcache.ErrDamaged) {
+				t.Errorf("damaged at %d: list: %v", at, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if damages == 0 {
+		t.Error("nothing was damaged")
+	}
 }

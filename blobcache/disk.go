@@ -108,3 +108,10 @@ func full(space *disk.Space, err error) error {
 
 // full makes ErrFull of the error of a disk without space.
 func (s *Badger) full(err error) error { return full(&s.disk.Space, err) }
+
+// astray makes ErrDamaged of a panic.
+func astray(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%w: reading it is a panic of type %T", ErrDamaged, r)
+	}
+}

@@ -29,7 +29,7 @@ func (s *Badger) Drop(ctx context.Context, uploads ...string) error {
 	// Badger begins a memtable and writes tables, and cannot go back half-way.
 	err := s.full(errors.Join(s.disk.Room(4*s.disk.MemtableFile()), s.disk.Ready(0, true)))
 	if err == nil {
-		err = s.dropPrefixes(prefixes)
+		err = s.db.DropPrefix(prefixes...)
 	}
 	s.gate.Unlock()
 	if err != nil {
