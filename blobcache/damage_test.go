@@ -248,10 +248,15 @@ func TestABlockThatMakesNoSenseIsDamage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	s := openBadger(t, dir)
 	c := blobcache.New(s, s)
-	var blobs [][]byte
 	for i := range 20 {
-		blobs = append(blobs, blobcachetest.Bytes(i, 500))
-		commit(t, c, blobs[i])
+		commit(t, c, blobcachetest.Bytes(i, 500))
+	}
+	var keys []string
+	for e, err := range s.Scan(t.Context(), "chunk/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, e.Key)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -280,19 +285,23 @@ func TestABlockThatMakesNoSenseIsDamage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range blobs {
-			_, err := s.Get(t.Context(), "blob/"+digest.FromBytes(p).String())
+		check := func(what string, err error) {
 			if err != nil && !errors.Is(err, blobcache.ErrDamaged) {
-				t.Errorf("damaged at %d: %v", at, err)
+				t.Errorf("damaged at %d: %s: %v", at, what, err)
 			}
 			if err != nil {
 				damages++
 			}
 		}
-		for _, err := range s.Scan(t.Context(), "blob/") {
-			if err != nil && !errors.Is(err, blobcache.ErrDamaged) {
-				t.Errorf("damaged at %d: list: %v", at, err)
-			}
+		for _, key := range keys {
+			_, err := s.Get(t.Context(), key)
+			check("get", err)
+		}
+		for _, err := range s.Scan(t.Context(), "chunk/") {
+			check("scan", err)
+		}
+		for _, err := range s.Uploads(t.Context()) {
+			check("uploads", err)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

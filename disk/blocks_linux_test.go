@@ -99,13 +99,17 @@ func TestWhatAKilledProcessKeptReadyIsRemoved(t *testing.T) {
 
 func TestADirectoryKeepsRoomForNames(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(disktest.Small(t, 64<<20).Dir, "db")
-	open(t, dir, sizes)
-	if info, err := os.Stat(dir); err != nil || info.Size() < 16<<10 {
-		t.Errorf("%v, %v; want 16 KiB or more", info.Size(), err)
-	}
-	if left, err := filepath.Glob(filepath.Join(dir, ".grow*")); err != nil || len(left) > 0 {
-		t.Errorf("%v is left, %v", left, err)
+	small := disktest.Small(t, 64<<20)
+	must(t, os.Mkdir(filepath.Join(small.Dir, "old"), 0o700))
+	for _, name := range []string{"old", "new"} {
+		dir := filepath.Join(small.Dir, name)
+		open(t, dir, sizes)
+		if info, err := os.Stat(dir); err != nil || info.Size() < 16<<10 {
+			t.Errorf("%s: %v, %v; want 16 KiB or more", name, info.Size(), err)
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, ".grow*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: %v is left, %v", name, left, err)
+		}
 	}
 }
 

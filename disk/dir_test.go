@@ -110,6 +110,9 @@ func TestADirectoryIsForOneDatabaseAtATime(t *testing.T) {
 	child.ExtraFiles = []*os.File{d}
 	must(t, child.Start(), d.Close())
 	shut(t, first)
+	if _, err := os.Lstat(filepath.Join(dir, "LOCK")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a directory that nobody has still says who has it: %v", err)
+	}
 	open(t, dir, sizes)
 	must(t, child.Process.Kill())
 	_ = child.Wait()
