@@ -1,6 +1,8 @@
 package status
 
 import (
+	"cmp"
+
 	"pushproxy/forward"
 )
 
@@ -137,7 +139,11 @@ func (t *Tracker) blobs(e *forward.Event) {
 			return
 		}
 		p := t.gathering(key, e.When)
-		b := p.add(&piece{Blob: Blob{Digest: string(e.Digest), Upload: e.Upload, Size: e.Total}})
+		// It may be over, and wait for the index that names it.
+		b := cmp.Or(p.find(e.Digest), p.coming(e.Upload))
+		if b == nil {
+			b = p.add(&piece{Blob: Blob{Digest: string(e.Digest), Upload: e.Upload, Size: e.Total}})
+		}
 		concerned = []concern{{p, b}}
 	}
 	before := concerned[0].piece.Sent

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -89,15 +90,12 @@ func TestTheRequestsOfAStreamAreThoseOfItsBlob(t *testing.T) {
 		r.forward.Start(r.target("ann"), repoOf("acme/app"), d, "", u.ID())
 		r.receive("ann", "acme/app", config)
 		p := r.pushed("ann", "acme/app", "v1", r.image(config, large))
-		if got, want := told(p), r.asked(); !slices.Equal(got, want) {
-			t.Errorf("told %q, the upstream answered %q", got, want)
-		}
 		for _, s := range p.Steps {
 			if s.Blob == "" {
 				t.Errorf("nobody knows which blob this was for: %+v", s)
 			}
 		}
-		if b := p.Blobs[1]; b.Digest != d.String() || b.Received != 6<<20 || b.Sent != 6<<20 || b.State != BlobPushed || b.SendBegan.After(b.ReceiveEnded) {
+		if b := p.Blobs[1]; b.Digest != d.String() || b.Received != 6<<20 || b.Sent != 6<<20 || !b.State.there() || b.SendBegan.After(b.ReceiveEnded) {
 			t.Errorf("the blob: %+v", b)
 		}
 	})
@@ -178,6 +176,9 @@ func TestWhatComesAfterAChildOfAnIndexOpensItsPushAgain(t *testing.T) {
 		amd, arm := content("amd", 1000), content("arm", 2000)
 		r.receive("ann", "acme/app", amd)
 		child := r.pushed("ann", "acme/app", "", r.image(amd))
+		// Also what was begun before and finds that all is there.
+		r.forward.Start(r.target("ann"), repoOf("acme/app"), digest.FromBytes(amd), "", "")
+		synctest.Wait()
 		finish := r.sending("ann", "acme/app", arm)
 		if now := r.now(); len(now) != 1 || now[0].ID != child.ID || now[0].State != Receiving || !now[0].Finished.IsZero() || len(now[0].Blobs) != 2 {
 			t.Errorf("while the next child's blob arrives: %+v", now)
