@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -42,6 +43,7 @@ func TestAPersonMayHaveAJobSentWithTheCredentialThatThereIs(t *testing.T) {
 	queueTest(t, func(q *queueRig) {
 		q.fails(503)
 		j := q.accept("alice", "app", "v1", "a")
+		synctest.Wait()
 		q.is(ownerOf("alice's other account"))
 		q.fails(0)
 		q.after(time.Minute)
