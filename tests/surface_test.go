@@ -106,11 +106,19 @@ func TestTheSamePortServesHTTPAndHTTPS(t *testing.T) {
 	r := startRig(t, "http://127.0.0.1:1", nil)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(readFile(t, filepath.Join(r.config.DataDir, "ca", "ca.pem"))))
-	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true, DisableKeepAlives: true}}
-	for _, host := range []string{"127.0.0.1", "[::1]", "localhost"} {
-		got := api{url: fmt.Sprintf("https://%s:%d", host, r.Port), client: client}.want(t, http.StatusOK, "GET", "/v2/", nil)
-		wantEqual(t, "the protocol", got.Proto, "HTTP/2.0")
-		wantEqual(t, "the body", string(got.body), "{}")
+	both, second := &http.Protocols{}, &http.Protocols{}
+	both.SetHTTP1(true)
+	both.SetHTTP2(true)
+	second.SetHTTP2(true)
+	for want, speaks := range map[string]*http.Protocols{"HTTP/1.1": both, "HTTP/2.0": second} {
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, Protocols: speaks}
+		client := &http.Client{Timeout: time.Minute, Transport: transport}
+		for _, host := range []string{"127.0.0.1", "[::1]", "localhost"} {
+			got := api{url: fmt.Sprintf("https://%s:%d", host, r.Port), client: client}.want(t, http.StatusOK, "GET", "/v2/", nil)
+			wantEqual(t, "the protocol", got.Proto, want)
+			wantEqual(t, "the body", string(got.body), "{}")
+		}
+		transport.CloseIdleConnections()
 	}
 }
 
