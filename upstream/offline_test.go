@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pushproxy/oci"
+	"pushproxy/upstream/upstreamtest"
 )
 
 type brokenDial struct{ err error }
@@ -52,4 +53,47 @@ func TestAMachineThatIsCutOffSaysSoWithinTwoSeconds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// unplugged lets requests through until there is no network.
+type unplugged struct {
+	http.RoundTripper
+	now bool
+}
+
+func (c *unplugged) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.now {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ENETUNREACH}
+	}
+	return c.RoundTripper.RoundTrip(r)
+}
+
+func TestAnUploadThatGoesOnWithoutANetworkSaysSoAndKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &upstreamtest.Registry{}
+		r.Inject(upstreamtest.Fault{Method: "PUT", Reset: true, ResetAt: 1 << 20})
+		client, network := newClient(r), &unplugged{RoundTripper: r.Transport()}
+		client.HTTP, client.Attempts = &http.Client{Transport: network}, 1
+		b, d := blobOf(2 << 20)
+		u, _, err := client.StartUpload(t.Context(), app, d, "")
+		noError(t, err)
+		if err := u.Send(t.Context(), int64(len(b)), opener(b)); err == nil {
+			t.Fatal("the upload did not break off")
+		}
+		network.now, client.Attempts = true, 0
+		began := time.Now()
+		if err := u.Send(t.Context(), int64(len(b)), opener(b)); !errors.Is(err, oci.ErrUpstream) || !Unreachable(err) {
+			t.Errorf("without a network: %v", err)
+		}
+		if took := time.Since(began); took > offlineFor {
+			t.Errorf("it was said after %s", took)
+		}
+		network.now = false
+		noError(t, u.Send(t.Context(), int64(len(b)), opener(b)))
+		stored(t, r, b, d)
+		if got := r.Bytes(); got != int64(len(b)) {
+			t.Errorf("%d bytes were sent of %d", got, len(b))
+		}
+	})
 }
