@@ -106,7 +106,7 @@ func (c *crane) load(context.Context, *image) error { return nil }
 func (c *crane) tag(context.Context, *image, string) error { return nil }
 
 func (c *crane) push(ctx context.Context, img *image, ref string) error {
-	return c.run(ctx, "push", "--insecure", img.layout, ref)
+	return c.run(ctx, "push", img.layout, ref)
 }
 
 func (c *crane) drop(*image) {}

@@ -47,7 +47,8 @@ side by side. Absolute times belong to the machine and to what else it did.
 
 The registry is distribution as its example configuration runs it, without a password and over plain HTTP: TLS and tokens
 would cost direct pushes more. docker, skopeo and crane try TLS first with a name of localhost. The registry refuses it, and
-pushproxy speaks it, so the way from those clients to pushproxy is encrypted and the direct way is not.
+pushproxy speaks it: docker and skopeo take it, so their way to pushproxy is encrypted and the direct way is not. crane does not
+trust the certificate, as long as no set-up made it do so, and goes on in the clear.
 
 `
 
