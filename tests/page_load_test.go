@@ -130,11 +130,11 @@ func compareLiveWithLoaded(t *testing.T, b *parts.Browser) {
 	}
 	all := openTab(t, b, parts.BrowserTab{URL: address})
 	all.live(t)
-	waitFor(t, all, 10*time.Second, `document.querySelector("article.push .blob").dataset.again`) // the script has been here
+	waitFor(t, all, `document.querySelector("article.push .blob").dataset.again`) // the script has been here
 	same(all)
 	for _, id := range []string{"kept4", "kept5"} {
 		one := openTab(t, b, parts.BrowserTab{URL: address + "/push/" + id})
-		waitFor(t, one, 10*time.Second, `document.querySelector("#push .blob").dataset.again`)
+		waitFor(t, one, `document.querySelector("#push .blob").dataset.again`)
 		same(one)
 	}
 }
@@ -167,7 +167,7 @@ func watchHostileTexts(t *testing.T, b *parts.Browser) {
 	all.live(t)
 	one := openTab(t, b, parts.BrowserTab{URL: address + "/push/kept1"})
 	one.live(t)
-	waitFor(t, one, 10*time.Second, `document.querySelector("#push .blob").dataset.again`)
+	waitFor(t, one, `document.querySelector("#push .blob").dataset.again`)
 
 	a := api{url: r.URL}
 	name := upstreamName + "/acme/evil"
@@ -181,7 +181,7 @@ func watchHostileTexts(t *testing.T, b *parts.Browser) {
 	if got.StatusCode/100 == 2 {
 		t.Fatalf("the refused push: %v", got)
 	}
-	waitFor(t, all, 10*time.Second, `[...document.querySelectorAll("#done .name")].some((e) => e.textContent === "acme/evil")`)
+	waitFor(t, all, `[...document.querySelectorAll("#done .name")].some((e) => e.textContent === "acme/evil")`)
 	for _, page := range []tab{all, one, openTab(t, b, parts.BrowserTab{URL: address + "/?q=" + "%22%3E%3Cscript%3Ealert(8)%3C%2Fscript%3E"}),
 		openTab(t, b, parts.BrowserTab{URL: address + "/push/" + "%22%3E%3Cscript%3Ealert(9)%3C%2Fscript%3E"}, "404"),
 		openTab(t, b, parts.BrowserTab{URL: address + "/?state=" + "%22%3E%3Cscript%3Ealert(9)%3C%2Fscript%3E"}, "400")} {
@@ -212,7 +212,7 @@ func loadLongHistory(t *testing.T, b *parts.Browser) {
 		if err := b.Open(page.name, parts.BrowserTab{URL: address}); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, page, 10*time.Second, `performance.getEntriesByName("first-contentful-paint").length`)
+		waitFor(t, page, `performance.getEntriesByName("first-contentful-paint").length`)
 		paints = append(paints, eval[float64](t, page, `performance.getEntriesByName("first-contentful-paint")[0].startTime`))
 		if n := eval[int](t, page, `document.querySelectorAll("#done tbody").length`); n != 50 {
 			t.Errorf("%d finished pushes are listed", n)
@@ -243,6 +243,6 @@ func loadLongHistory(t *testing.T, b *parts.Browser) {
 	if err := b.Open(page.name, parts.BrowserTab{URL: address + "/?q=kept/app3&limit=20"}); err != nil {
 		t.Fatal(err)
 	}
-	eval[any](t, page, `document.querySelector('.pages [rel="next"]').click()`)
-	waitFor(t, page, 10*time.Second, `location.search.includes("before=") && document.querySelectorAll("#done tbody").length === 20 && document.querySelector('.pages [rel="first"]')`)
+	leave(t, page, `document.querySelector('.pages [rel="next"]').click()`)
+	waitFor(t, page, `location.search.includes("before=") && document.querySelectorAll("#done tbody").length === 20 && document.querySelector('.pages [rel="first"]')`)
 }

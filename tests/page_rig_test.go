@@ -1,7 +1,11 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -30,6 +34,7 @@ func TestThePageInABrowser(t *testing.T) {
 		name string
 		run  func(*testing.T, *parts.Browser)
 	}{
+		{"what is asked of a page outlives it, and a click is one click", outlivePages},
 		{"docker's push is watched to its end", func(t *testing.T, b *parts.Browser) { watchPush(t, b, dockerOnce) }},
 		{"podman's push is watched to its end", func(t *testing.T, b *parts.Browser) { watchPush(t, b, podmanOnce) }},
 		{"skopeo's push is watched to its end", func(t *testing.T, b *parts.Browser) { watchPush(t, b, skopeoOnce) }},
@@ -130,24 +135,91 @@ func containsOne(s string, of []string) bool {
 	return false
 }
 
-// eval returns the value of a JavaScript expression in a tab.
+// patience is how long a test waits for what has to come, however busy the machine is.
+const patience = 2 * time.Minute
+
+// eval returns the value of a JavaScript expression in a tab. The expression only reads: where another page takes the place
+// of the one that was asked, that one is asked. What clicks is leave's.
 func eval[T any](t *testing.T, page tab, script string) T {
 	t.Helper()
 	var value T
-	if err := page.b.Eval(page.name, script, &value); err != nil {
-		t.Fatal(err)
-	}
+	poll(t, patience, "a page that stays to answer "+script, func() bool {
+		err := page.b.Eval(page.name, script, &value)
+		if err != nil && !errors.Is(err, parts.ErrReplaced) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 	return value
 }
 
-// waitFor waits until a JavaScript expression is true.
-func waitFor(t *testing.T, page tab, most time.Duration, script string) {
+// waitFor waits until a JavaScript expression is true. A page that is just being loaded may lack what the expression speaks
+// of, or make room for the next: that is not yet true.
+func waitFor(t *testing.T, page tab, script string) {
 	t.Helper()
-	poll(t, most, script, func() bool { return eval[bool](t, page, "!!("+script+")") })
+	var last error
+	defer func() {
+		if t.Failed() && last != nil {
+			t.Logf("the last answer was: %v", last)
+		}
+	}()
+	poll(t, patience, script, func() bool {
+		var is bool
+		last = page.b.Eval(page.name, "!!("+script+")", &is)
+		if last != nil && !errors.Is(last, parts.ErrReplaced) && !errors.Is(last, parts.ErrThrown) {
+			t.Fatal(last)
+		}
+		return last == nil && is
+	})
+}
+
+// leave runs, once, what makes another page take the place of this one, which is loaded and on its way nowhere; it waits
+// until the other is loaded.
+func leave(t *testing.T, page tab, script string) {
+	t.Helper()
+	waitFor(t, page, `document.readyState === "complete"`)
+	err := page.b.Eval(page.name, `(window.left = true, `+script+`, true)`, nil)
+	if err != nil && !errors.Is(err, parts.ErrReplaced) { // replaced by what it began: nothing else could have
+		t.Fatal(err)
+	}
+	waitFor(t, page, `!window.left && document.readyState === "complete"`)
 }
 
 // live waits until the page is connected.
 func (p tab) live(t *testing.T) {
 	t.Helper()
-	waitFor(t, p, 10*time.Second, `document.getElementById("live").dataset.state === "live"`)
+	waitFor(t, p, `document.getElementById("live").dataset.state === "live"`)
+}
+
+// outlivePages holds the functions above to what they say, on pages that replace each other all the time.
+func outlivePages(t *testing.T, b *parts.Browser) {
+	var posts atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			posts.Add(1)
+			http.Redirect(w, r, "/", http.StatusSeeOther)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, `<!doctype html><link rel="icon" href="data:,"><form method="post"><button>again</button></form>`)
+	}))
+	t.Cleanup(server.Close)
+	page := openTab(t, b, parts.BrowserTab{URL: server.URL})
+	for _, to := range []string{"/a", "/b", "/c"} {
+		if got := eval[string](t, page, `location.pathname === "`+to+`" ? location.pathname : (location.href = "`+to+`", new Promise(() => {}))`); got != to {
+			t.Errorf("the page that follows says that it is %q, not %q", got, to)
+		}
+	}
+	waitFor(t, page, `location.pathname === "/d" || (location.href = "/d", new Promise(() => {}).then.nothing.at.all)`)
+	waitFor(t, page, `(window.times = (window.times || 0) + 1) > 2 || document.getElementById("late").hidden`)
+	for _, how := range []parts.BrowserTab{{URL: server.URL}, {URL: server.URL, NoScript: true}} {
+		posts.Store(0)
+		page = openTab(t, b, how)
+		for range 5 {
+			leave(t, page, `document.querySelector("button").click()`)
+		}
+		if n := posts.Load(); n != 5 {
+			t.Errorf("5 clicks posted %d forms", n)
+		}
+	}
 }

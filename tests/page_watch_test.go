@@ -144,7 +144,7 @@ func watchPush(t *testing.T, b *parts.Browser, push func(*testing.T, sample, str
 	page := openTab(t, b, parts.BrowserTab{URL: address, Early: sampler})
 	page.live(t)
 	digest := push(t, pageImage(t, 90), r.ref("acme/app", "v1"))
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="done"]') && !document.querySelector("article.push")`)
+	waitFor(t, page, `document.querySelector('#done tbody[data-state="done"]') && !document.querySelector("article.push")`)
 
 	moved := wantHonestBars(t, page.samples(t))
 	if moved < 3 {
@@ -287,7 +287,7 @@ func watchRetry(t *testing.T, b *parts.Browser) {
 	if got := pushPlainly(t, r, "acme/retry", "v1", randomBytes(91, 300_000)); got.StatusCode != http.StatusCreated {
 		t.Fatalf("the push: %v", got)
 	}
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="done"]')`)
+	waitFor(t, page, `document.querySelector('#done tbody[data-state="done"]')`)
 	said := ""
 	for _, s := range page.samples(t) {
 		if s.State == "Retrying" {
@@ -319,7 +319,7 @@ func watchFailure(t *testing.T, b *parts.Browser) {
 	if got := pushPlainly(t, r, "acme/refused", "v1", randomBytes(92, 300_000)); got.StatusCode != http.StatusForbidden {
 		t.Fatalf("the push: %v", got)
 	}
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="failed"]')`)
+	waitFor(t, page, `document.querySelector('#done tbody[data-state="failed"]')`)
 	row := eval[string](t, page, `document.querySelector('#done tbody[data-state="failed"]').innerText`)
 	for _, want := range []string{"acme/refused", "this team may not write on Saturdays", upstreamName} {
 		if !strings.Contains(row, want) {
@@ -378,7 +378,7 @@ func watchAgain(t *testing.T, b *parts.Browser) {
 	if got := pushPlainly(t, r, "acme/again", "v1", randomBytes(93, 3_000_000)); got.StatusCode != http.StatusCreated {
 		t.Fatalf("the push: %v", got)
 	}
-	waitFor(t, page, 10*time.Second, `document.querySelector('#done tbody[data-state="done"]')`)
+	waitFor(t, page, `document.querySelector('#done tbody[data-state="done"]')`)
 	high, back := map[string]float64{}, false
 	for _, s := range page.samples(t) {
 		if s.Sent < high[s.Key] {

@@ -35,18 +35,18 @@ func actWithoutScript(t *testing.T, b *parts.Browser) {
 	}
 	press := func(tag, action string) {
 		t.Helper()
-		eval[any](t, page, `[...document.querySelectorAll("#queue tr")].find((r) => r.textContent.includes(":`+tag+`")).querySelector('[data-f="`+action+`"] button').click()`)
+		leave(t, page, `[...document.querySelectorAll("#queue tr")].find((r) => r.textContent.includes(":`+tag+`")).querySelector('[data-f="`+action+`"] button').click()`)
 	}
 	press("drop", "drop")
-	waitFor(t, page, 10*time.Second, `location.pathname === "/" && document.querySelectorAll("#queue tr").length === 1 && !document.getElementById("queue")?.textContent.includes(":drop")`)
+	waitFor(t, page, `location.pathname === "/" && document.querySelectorAll("#queue tr").length === 1 && !document.getElementById("queue").textContent.includes(":drop")`)
 	rec.setRule(nil)
 	press("keep", "retry")
-	poll(t, 20*time.Second, "the retried push upstream", func() bool {
+	waitFor(t, page, `location.pathname === "/" && document.querySelector("#store")`)
+	poll(t, patience, "the retried push upstream", func() bool {
 		return upstreamAPI(reg).do(t, "HEAD", "/v2/acme/queued/manifests/keep", nil, "Accept", typeManifest).StatusCode == http.StatusOK
 	})
-	waitFor(t, page, 10*time.Second, `location.pathname === "/"`)
-	eval[any](t, page, `document.querySelector('form[action="/v1/gc"] button').click()`)
-	waitFor(t, page, 10*time.Second, `location.pathname === "/" && document.querySelector("#store")`)
+	leave(t, page, `document.querySelector('form[action="/v1/gc"] button').click()`)
+	waitFor(t, page, `location.pathname === "/" && document.querySelector("#store")`)
 }
 
 // pushQueued pushes an image of one small layer that is accepted before the upstream has it.
@@ -61,13 +61,13 @@ func pushQueued(t *testing.T, r *rig, repo, tag string) answer {
 func loadWithoutEventSource(t *testing.T, b *parts.Browser) {
 	_, address := startWatched(t, startRegistry(t, parts.RegistryConfig{}).URL, nil)
 	page := openTab(t, b, parts.BrowserTab{URL: address, Early: "delete window.EventSource"})
-	waitFor(t, page, 10*time.Second, `document.getElementById("live").dataset.state === "never"`)
+	waitFor(t, page, `document.getElementById("live").dataset.state === "never"`)
 	text := eval[string](t, page, `document.getElementById("live").innerText`)
 	if !strings.Contains(text, "EventSource") || !strings.Contains(text, "As of") || !strings.Contains(text, "Reload") {
 		t.Errorf("the page says %q", text)
 	}
-	eval[any](t, page, `(window.old = true, document.getElementById("reload").click())`)
-	waitFor(t, page, 10*time.Second, `!window.old && document.getElementById("live")?.dataset.state === "never"`)
+	leave(t, page, `document.getElementById("reload").click()`)
+	waitFor(t, page, `document.getElementById("live").dataset.state === "never"`)
 }
 
 func watchRestart(t *testing.T, b *parts.Browser) {
@@ -76,13 +76,13 @@ func watchRestart(t *testing.T, b *parts.Browser) {
 	page := openTab(t, b, parts.BrowserTab{URL: address}, "ERR_", "Failed to load resource")
 	page.live(t)
 	r.Stop()
-	waitFor(t, page, 10*time.Second, `/^Not connected; shown as of \d\d:\d\d:\d\d\./.test(document.getElementById("live").innerText)`)
+	waitFor(t, page, `/^Not connected; shown as of \d\d:\d\d:\d\d\./.test(document.getElementById("live").innerText)`)
 	r.start(t)
 	if got := pushPlainly(t, r, "acme/after", "v1", randomBytes(95, 10_000)); got.StatusCode != http.StatusCreated {
 		t.Fatalf("the push after the restart: %v", got)
 	}
 	page.live(t)
-	waitFor(t, page, 20*time.Second, `[...document.querySelectorAll("#done .name")].some((e) => e.textContent === "acme/after")`)
+	waitFor(t, page, `[...document.querySelectorAll("#done .name")].some((e) => e.textContent === "acme/after")`)
 }
 
 func openUnknownPush(t *testing.T, b *parts.Browser) {

@@ -45,6 +45,14 @@ type BrowserSeen struct {
 	Requests []string // addresses
 }
 
+// Errors of Eval that a caller may expect, and wait for an end of.
+var (
+	// ErrThrown is a script that threw, for instance because the page does not have yet what it looks for.
+	ErrThrown = errors.New("the script threw")
+	// ErrReplaced is a script whose page made room for another before it had answered. It may have run or not.
+	ErrReplaced = errors.New("another page took the place of the one that was asked")
+)
+
 // StartBrowser starts Chromium, a program of the system, under the driver.
 func StartBrowser(driver, chromium string, env []string) (*Browser, error) {
 	cmd := exec.Command(driver, chromium)
@@ -78,7 +86,8 @@ func (b *Browser) Open(name string, tab BrowserTab) error {
 	return b.do("open", name, tab, nil)
 }
 
-// Eval stores the value of a JavaScript expression in into, as JSON does; of a promise, what it becomes.
+// Eval stores the value of a JavaScript expression in into, as JSON does; of a promise, what it becomes. It may fail with
+// ErrThrown or ErrReplaced.
 func (b *Browser) Eval(name, script string, into any) error {
 	return b.do("eval", name, map[string]string{"script": script}, into)
 }
@@ -122,14 +131,21 @@ func (b *Browser) do(what, tab string, more, into any) error {
 		return fmt.Errorf("browser: it has ended: %w: %s", errors.Join(b.answers.Err(), io.ErrUnexpectedEOF), b.said())
 	}
 	var answer struct {
-		Value json.RawMessage
-		Error string
+		Value      json.RawMessage
+		Error, Why string
 	}
 	if err := json.Unmarshal(b.answers.Bytes(), &answer); err != nil {
 		return fmt.Errorf("browser: %w", err)
 	}
 	if answer.Error != "" {
-		return fmt.Errorf("browser: %s tab %s: %s", what, tab, answer.Error)
+		err := errors.New(answer.Error)
+		switch answer.Why {
+		case "thrown":
+			err = fmt.Errorf("%w: %w", ErrThrown, err)
+		case "replaced":
+			err = fmt.Errorf("%w: %w", ErrReplaced, err)
+		}
+		return fmt.Errorf("browser: %s tab %s: %w", what, tab, err)
 	}
 	if into == nil {
 		return nil

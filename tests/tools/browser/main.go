@@ -7,7 +7,8 @@
 //	{"do":"seen","tab":"a"}                    everything that happened in the tab so far
 //	{"do":"close","tab":"a"}
 //
-// The answer is {"value":…} or {"error":"…"}. It ends, and the browser with it, at the end of the input.
+// The answer is {"value":…} or {"error":"…"}; beside an error stands "why":"thrown" where the script threw, and "why":"replaced"
+// where another page took the place of the one in which it ran. It ends, and the browser with it, at the end of the input.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,7 +73,7 @@ func serve(chromium string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(chromium), chromedp.UserDataDir(dir),
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(chromium), chromedp.UserDataDir(dir), chromedp.WSURLReadTimeout(2*time.Minute),
 		chromedp.Flag("headless", "new"), chromedp.Flag("no-sandbox", os.Geteuid() == 0), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	defer stop()
@@ -91,13 +93,30 @@ func serve(chromium string) error {
 		}
 		answer := map[string]any{"value": value}
 		if err != nil {
-			answer = map[string]any{"error": err.Error()}
+			answer = map[string]any{"error": err.Error(), "why": why(err)}
 		}
 		if err := answers.Encode(answer); err != nil {
 			return err
 		}
 	}
 	return errors.Join(lines.Err(), chromedp.Cancel(browser))
+}
+
+// replaced are the words with which Chromium ends what it was asked about a page when another takes that page's place.
+var replaced = []string{
+	"navigated or closed", "context was destroyed", "Cannot find context with specified id", "Cannot find default execution context",
+	"uniqueContextId not found", "Promise was collected", "No node with given id", "Not attached to an active page",
+}
+
+// why tells the errors apart that a caller may expect.
+func why(err error) string {
+	if thrown := (*chromedp.ExceptionError)(nil); errors.As(err, &thrown) {
+		return "thrown"
+	}
+	if slices.ContainsFunc(replaced, func(words string) bool { return strings.Contains(err.Error(), words) }) {
+		return "replaced"
+	}
+	return ""
 }
 
 func run(browser context.Context, tabs map[string]*tab, c command) (any, error) {
@@ -113,7 +132,7 @@ func run(browser context.Context, tabs map[string]*tab, c command) (any, error) 
 	if t == nil {
 		return nil, fmt.Errorf("no tab %q", c.Tab)
 	}
-	ctx, cancel := context.WithTimeout(t.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.ctx, 2*time.Minute) // a busy machine may take long, but not for ever
 	defer cancel()
 	switch c.Do {
 	case "open":
