@@ -74,14 +74,8 @@ func (c *Client) StartUpload(ctx context.Context, repo oci.Repo, d digest.Digest
 		return nil, false, err
 	}
 	u = &Upload{c: c, Repo: repo, Digest: d}
-	if from != "" && from != repo.Name && d != "" && oci.ValidName(from) {
-		mounted, err := u.mount(ctx, from)
-		if err != nil {
-			return nil, false, err
-		}
-		if mounted {
-			return nil, true, nil
-		}
+	if from != repo.Name && d != "" && oci.ValidName(from) && u.mount(ctx, from) {
+		return nil, true, nil
 	}
 	if u.session == nil {
 		if err := u.start(ctx); err != nil {
@@ -104,27 +98,24 @@ type Upload struct {
 }
 
 // mount asks for the blob from another repository; without success it leaves a
-// session where the upstream opened one. Its only error is that of ctx.
-func (u *Upload) mount(ctx context.Context, from string) (bool, error) {
+// session where the upstream opened one.
+func (u *Upload) mount(ctx context.Context, from string) bool {
 	k := u.post()
 	k.asIs, k.op, k.from = true, OpMount, from
 	k.what = "mount blob " + u.Digest.String() + " from " + from + " in " + u.Repo.String()
 	k.query = url.Values{"mount": {u.Digest.String()}, "from": {from}}.Encode()
 	a, err := u.c.do(ctx, k)
-	if ctx.Err() != nil {
-		return false, err
-	}
 	if err != nil {
-		return false, nil
+		return false
 	}
 	switch a.Status {
 	case http.StatusCreated:
-		return !contradicts(a.Header, u.Digest) && !a.redirected, nil
+		return !contradicts(a.Header, u.Digest) && !a.redirected
 	case http.StatusAccepted:
 		// An unusable Location leaves no session: a plain POST follows.
 		_ = u.opened(a)
 	}
-	return false, nil
+	return false
 }
 
 // start opens a session with a plain POST.

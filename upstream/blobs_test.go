@@ -1,9 +1,11 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -119,21 +121,28 @@ func TestMount(t *testing.T) {
 func TestMountIsNoErrorWhateverBreaks(t *testing.T) {
 	t.Parallel()
 	_, d := blobOf(1000)
-	for name, fault := range map[string]upstreamtest.Fault{
-		"429 is waited out":        {Status: 429, RetryAfter: "3"},
-		"429 for ever":             {Status: 429, Times: 5},
-		"a connection that breaks": {Reset: true},
-		"one that always breaks":   {Reset: true, Times: 5},
-		"an hour of Retry-After":   {Status: 429, RetryAfter: "3600"},
+	for name, test := range map[string]struct {
+		fault upstreamtest.Fault
+		asked int // for the mount
+		plain int // requests for a session of its own
+	}{
+		"429 is waited out":        {upstreamtest.Fault{Status: 429, RetryAfter: "3"}, 2, 0},
+		"429 for ever":             {upstreamtest.Fault{Status: 429, Times: 5}, 5, 1},
+		"a connection that breaks": {upstreamtest.Fault{Reset: true}, 2, 0},
+		"one that always breaks":   {upstreamtest.Fault{Reset: true, Times: 5}, 5, 1},
+		"an hour of Retry-After":   {upstreamtest.Fault{Status: 429, RetryAfter: "3600"}, 1, 1},
+		"a refusal that may pass":  {upstreamtest.Fault{Status: 503}, 1, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &upstreamtest.Registry{}
-				r.Inject(fault)
+				r.Inject(test.fault)
 				u, mounted, err := newClient(r).StartUpload(t.Context(), app, d, "acme/base")
 				if err != nil || mounted || u == nil {
 					t.Errorf("StartUpload = %v, %v, %v; want a session", u, mounted, err)
 				}
+				want := slices.Concat(slices.Repeat([]string{"POST …/blobs/uploads/?from&mount"}, test.asked), slices.Repeat([]string{"POST …/blobs/uploads/"}, test.plain))
+				sawRequests(t, r, d, want...)
 			})
 		})
 	}
@@ -163,6 +172,32 @@ func TestMountIsNotAskedForWithoutASource(t *testing.T) {
 		_, _, err := newClient(r).StartUpload(t.Context(), app, d, from)
 		noError(t, err)
 		sawRequests(t, r, d, "POST …/blobs/uploads/")
+	}
+	r := &upstreamtest.Registry{}
+	_, _, err := newClient(r).StartUpload(t.Context(), app, "", "acme/base")
+	noError(t, err)
+	sawRequests(t, r, "-", "POST …/blobs/uploads/")
+}
+
+func TestAMountThatCameByARedirectIsNone(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	c.HTTP.Transport = instead(r, func(w http.ResponseWriter, req *http.Request) bool {
+		switch {
+		case req.URL.Query().Has("mount"):
+			http.Redirect(w, req, "/fine", http.StatusTemporaryRedirect)
+		case req.URL.Path == "/fine":
+			w.WriteHeader(http.StatusCreated)
+		default:
+			return false
+		}
+		return true
+	})
+	_, d := blobOf(10)
+	u, mounted, err := c.StartUpload(t.Context(), app, d, "acme/base")
+	if err != nil || mounted || u == nil {
+		t.Errorf("StartUpload = %v, %v, %v; want a session", u, mounted, err)
 	}
 }
 
@@ -239,15 +274,155 @@ func TestNamesThatAreNoneAreNotSent(t *testing.T) {
 	r := &upstreamtest.Registry{}
 	c := newClient(r)
 	for _, name := range []string{"", "UPPER", "a/../b", "a//b", "a?x=1", "a b"} {
-		repo := oci.Repo{Host: "registry.test", Name: name}
-		if _, _, err := c.HeadBlob(t.Context(), repo, "sha256:x"); !errors.Is(err, oci.ErrNameInvalid) {
-			t.Errorf("name %q: %v, want ErrNameInvalid", name, err)
-		}
-	}
-	for _, reference := range []string{"", "../x", "a/b", "sha256:short", "x?y"} {
-		if _, _, err := c.GetManifest(t.Context(), app, reference, nil); !errors.Is(err, oci.ErrTagInvalid) {
-			t.Errorf("reference %q: %v, want ErrTagInvalid", reference, err)
+		for what, err := range everything(t.Context(), c, oci.Repo{Host: "registry.test", Name: name}, "v1") {
+			if !errors.Is(err, oci.ErrNameInvalid) {
+				t.Errorf("%s of %q: %v, want ErrNameInvalid", what, name, err)
+			}
 		}
 	}
 	sawRequests(t, r, "-")
+	for _, reference := range []string{"", "../x", "a/b", "sha256:short", "x?y"} {
+		for what, err := range everything(t.Context(), c, app, reference) {
+			if strings.HasSuffix(what, "manifest") && !errors.Is(err, oci.ErrTagInvalid) {
+				t.Errorf("%s %q: %v, want ErrTagInvalid", what, reference, err)
+			}
+		}
+	}
+	if _, err := c.PutManifest(t.Context(), app, "v1", "x", []byte("{}"), []string{"fine", "no tag"}); !errors.Is(err, oci.ErrTagInvalid) {
+		t.Errorf("a tag beside the reference: %v, want ErrTagInvalid", err)
+	}
+	for _, request := range r.Requests() {
+		if strings.Contains(request, "/manifests/") {
+			t.Errorf("%s was sent", request)
+		}
+	}
+}
+
+func TestWhatCannotBeReachedIsAnErrorThatSaysSo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, d := blobOf(10)
+		r := &upstreamtest.Registry{}
+		c := newClient(r)
+		c.Attempts = 1
+		u, _, err := c.StartUpload(t.Context(), app, d, "")
+		noError(t, err)
+		filled, _, err := c.StartUpload(t.Context(), app, "", "")
+		noError(t, err)
+		r.Inject(upstreamtest.Fault{Reset: true, Times: -1})
+		done := everything(t.Context(), c, app, "v1")
+		delete(done, "reopen an upload") // asks nobody
+		done["ask for the root"] = c.Ping(t.Context())
+		_, done["ask how far it is"] = u.Offset(t.Context())
+		_, done["stream"] = filled.Stream(t.Context(), io.NopCloser(strings.NewReader("x")))
+		done["finish"] = filled.Finish(t.Context(), d)
+		done["send"] = u.Send(t.Context(), 10, opener(b))
+		done["cancel"] = u.Cancel(t.Context())
+		for what, err := range done {
+			if !errors.Is(err, oci.ErrUpstream) || !Unreachable(err) || !strings.Contains(err.Error(), "registry.test could not be reached") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+}
+
+func TestASessionGoesWhereItsAnswersSay(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		location string
+		want     []string
+		err      error
+	}{
+		"an answer without a Location leaves it where it is": {"", []string{post, patch1, put1}, nil},
+		"one that names another path moves it":               {"/v2/acme/app/blobs/uploads/u2", []string{post, patch1, put2}, nil},
+		"one that names another host ends it":                {"https://evil.test/v2/acme/app/blobs/uploads/u1", []string{post, patch1}, errLocation},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &upstreamtest.Registry{Location: func(req *http.Request, path string) string {
+				if req.Method == http.MethodPatch {
+					return test.location
+				}
+				return path
+			}}
+			b, d := blobOf(100)
+			c := newClient(r)
+			u, _, err := c.StartUpload(t.Context(), app, "", "")
+			noError(t, err)
+			_, err = u.Stream(t.Context(), io.NopCloser(strings.NewReader(string(b))))
+			if !errors.Is(err, test.err) {
+				t.Errorf("error %v, want %v", err, test.err)
+			}
+			if err == nil {
+				// The fake has no such session where it was moved.
+				_ = u.Finish(t.Context(), d)
+			}
+			log := r.Log()
+			for i, want := range test.want {
+				if i >= len(log) || strings.ReplaceAll(log[i].String(), "/v2/acme/app", "…") != want {
+					t.Errorf("requests %q, want %q first", r.Requests(), test.want)
+				}
+			}
+			for _, q := range log {
+				if q.Host != "registry.test" {
+					t.Errorf("%s was asked", q.Host)
+				}
+			}
+		})
+	}
+}
+
+func TestHowFarAnUploadIsHasToBeSaid(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	c.HTTP.Transport = instead(r, func(w http.ResponseWriter, req *http.Request) bool {
+		if req.Method == http.MethodGet {
+			w.WriteHeader(http.StatusNoContent)
+		}
+		return req.Method == http.MethodGet
+	})
+	u, _, err := c.StartUpload(t.Context(), app, "", "")
+	noError(t, err)
+	if at, err := u.Offset(t.Context()); !errors.Is(err, errNoRange) || !strings.Contains(err.Error(), "how far the upload of a blob to registry.test/acme/app is") {
+		t.Errorf("Offset = %d, %v; want an error that says what is missing", at, err)
+	}
+	noError(t, u.Cancel(t.Context()))
+	r.Reset()
+	if at, err := u.Offset(t.Context()); !errors.Is(err, oci.ErrBlobUploadUnknown) {
+		t.Errorf("Offset of no session = %d, %v; want ErrBlobUploadUnknown", at, err)
+	}
+	if u.Token() != "" {
+		t.Errorf("no session has the token %q", u.Token())
+	}
+	sawRequests(t, r, "-")
+}
+
+func TestWhatIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		do   func(*Client, *Upload) error
+		once bool
+	}{
+		"whether it is alive":    {func(c *Client, _ *Upload) error { return c.Alive(context.Background()) }, true},
+		"whether it answers":     {func(c *Client, _ *Upload) error { return c.Ping(context.Background()) }, false},
+		"how far an upload is":   {func(_ *Client, u *Upload) error { return second(u.Offset(context.Background())) }, true},
+		"the end of an upload":   {func(_ *Client, u *Upload) error { return u.Cancel(context.Background()) }, true},
+		"the close of an upload": {func(_ *Client, u *Upload) error { return u.Finish(context.Background(), digest.FromString("")) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := &upstreamtest.Registry{}
+				c := newClient(r)
+				u, _, err := c.StartUpload(t.Context(), app, "", "")
+				noError(t, err)
+				r.Reset()
+				r.Inject(upstreamtest.Fault{Status: 503})
+				if err := test.do(c, u); errors.Is(err, oci.ErrUpstream) != test.once || (len(r.Requests()) == 1) != test.once {
+					t.Errorf("%v after %q", err, r.Requests())
+				}
+			})
+		})
+	}
 }

@@ -40,8 +40,8 @@ type call struct {
 	query  string   // raw
 	target *url.URL // an upload session: instead of path and query, without fallback
 	header http.Header
-	body   func() (io.ReadCloser, error) // nil: none; called again for each replay
-	size   int64                         // of body, in bytes; -1: not known
+	body   func() (io.ReadCloser, error) // called again for each replay
+	size   int64                         // of body, in bytes; -1: not known; 0: there is none
 	slow   bool                          // the upstream may take minutes to answer
 	single bool                          // not retried
 	asIs   bool                          // any answer but "slow down" is taken as it is
@@ -106,11 +106,8 @@ func (c *Client) once(ctx context.Context, k call) (*answer, error) {
 	}
 	last, bases := errors.New("no URL is configured"), c.bases()
 	ctx = withWays(ctx, len(bases))
-	for i, base := range bases {
-		if err := c.refuseClear(base); err != nil {
-			if i == 0 {
-				last = err
-			}
+	for _, base := range bases {
+		if c.downgrade(base) {
 			continue
 		}
 		a, err := c.send(ctx, k, under(base, k))
@@ -171,7 +168,7 @@ func (c *Client) roundTrip(ctx context.Context, k call, u *url.URL) (*http.Respo
 	}
 	req.Header.Set("User-Agent", "pushproxy")
 	req.Header.Set("Accept-Encoding", "identity")
-	if k.body != nil && k.size != 0 {
+	if k.size != 0 {
 		req.GetBody = func() (io.ReadCloser, error) {
 			w.pause()
 			defer w.resume()

@@ -13,7 +13,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -135,15 +134,12 @@ func (c *Client) bases() []*url.URL {
 	return append(up, down...)
 }
 
-// refuseClear returns an error when base is plain http at a host that has been
-// reached by TLS: whoever can break TLS must not gain a downgrade by it.
-func (c *Client) refuseClear(base *url.URL) error {
+// downgrade reports whether base is plain http at a host that has been reached by
+// TLS, which is not used: whoever can break TLS must not gain by it.
+func (c *Client) downgrade(base *url.URL) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if base.Scheme == "https" || !c.byTLS[strings.ToLower(base.Hostname())] {
-		return nil
-	}
-	return fmt.Errorf("%s was reached by TLS before and is not tried without", base.Host)
+	return base.Scheme != "https" && c.byTLS[strings.ToLower(base.Hostname())]
 }
 
 // answered records that base works.

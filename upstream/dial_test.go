@@ -148,3 +148,15 @@ func TestParseCAs(t *testing.T) {
 		}
 	}
 }
+
+func TestS12AClientWithoutATransportReachesThePublicInternetOnly(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was reached") }))
+	defer server.Close()
+	for name, hc := range map[string]*http.Client{"without a client": nil, "with an empty one": {}} {
+		c := &Client{Host: "a.test", URLs: []*url.URL{mustURL(server.URL)}, HTTP: hc}
+		if err := c.Ping(t.Context()); !errors.Is(err, oci.ErrDenied) {
+			t.Errorf("%s: %v, want ErrDenied", name, err)
+		}
+	}
+}

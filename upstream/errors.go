@@ -67,10 +67,10 @@ func (c *Client) fail(ctx context.Context, k call, a *answer, unknown *oci.Error
 	return e
 }
 
-// foreign reports whether the answer came from another origin by a redirect: a
-// signature that ran out there says nothing about the user's credential.
+// foreign reports whether the answer came from another origin, where no credential
+// goes: a signature that ran out there says nothing about the user's.
 func (c *Client) foreign(a *answer) bool {
-	return a.redirected && !slices.ContainsFunc(c.URLs, func(base *url.URL) bool { return sameOrigin(base, a.from) })
+	return !slices.ContainsFunc(c.URLs, func(base *url.URL) bool { return sameOrigin(base, a.from) })
 }
 
 // denied is the error for 401 and 403: what was refused, with whose credential,

@@ -1,12 +1,14 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,4 +142,39 @@ func TestABasePathIsKept(t *testing.T) {
 	if !slices.Equal(paths, []string{"/registry/v2/"}) {
 		t.Errorf("paths %v", paths)
 	}
+}
+
+func TestWhatIsCalledOffSaysNothingAboutTheURL(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &upstreamtest.Registry{}
+		r.Inject(upstreamtest.Fault{Delay: time.Hour})
+		n := &network{next: r.Transport()}
+		c := &Client{Host: "a.test", HTTP: &http.Client{Transport: n}, URLs: []*url.URL{mustURL("https://a.test"), mustURL("https://b.test")}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		noError(t, c.Ping(t.Context()))
+		if want := []string{"https://a.test", "https://a.test"}; !slices.Equal(n.tried, want) {
+			t.Errorf("tried %v, want %v", n.tried, want)
+		}
+	})
+}
+
+// A certificate may fail where clear text was redirected to.
+func TestClearTextIsTriedAgainAfterACertificateElsewhereFailed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const clear = "http://a.test:5000"
+		n := &network{next: (&upstreamtest.Registry{}).Transport(), down: map[string]error{clear: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}}
+		c := &Client{Host: "a.test", HTTP: &http.Client{Transport: n}, URLs: []*url.URL{mustURL(clear)}}
+		err := c.Ping(t.Context())
+		if !errors.Is(err, oci.ErrUpstream) || Unreachable(err) || !strings.Contains(err.Error(), "could not be trusted") || !strings.Contains(err.Error(), "ca_file") {
+			t.Errorf("error %v, want one that names ca_file", err)
+		}
+		delete(n.down, clear)
+		noError(t, c.Ping(t.Context()))
+	})
 }

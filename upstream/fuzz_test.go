@@ -40,7 +40,7 @@ func FuzzRange(f *testing.F) {
 
 func TestParseRange(t *testing.T) {
 	t.Parallel()
-	for s, want := range map[string]int64{"0-0": 0, "0-1": 2, "0-99": 100, "bytes=0--1": 0, "bytes=0-41": 42, "bytes 0-9": 10, "": -1, "1-5": -1, "0-": -1, "0-x": -1, "0--2": -1} {
+	for s, want := range map[string]int64{"0-0": 0, "0-1": 2, "0-99": 100, "bytes=0--1": 0, "bytes=0-41": 42, "bytes 0-9": 10, "": -1, "1-5": -1, "0-": -1, "0-x": -1, "0--2": -1, "41": -1, "-1": -1, "0": -1} {
 		got, ok := parseRange(s)
 		if ok != (want >= 0) || ok && got != want {
 			t.Errorf("%q = %d, %v; want %d", s, got, ok, want)
@@ -68,6 +68,9 @@ func TestNextPage(t *testing.T) {
 		`<a?last=1>; rel=prev, <b?last=2>; rel=next`:             "last=2",
 		`<b?last=a,b>; title="x,y"; rel="first next"`:            "last=a%2Cb",
 		`<b?last=2>; rel=prev`:                                   "",
+		`<b?last=2>; title="next"`:                               "",
+		`<b?last=2`:                                              "",
+		`b?last=2>; rel=next`:                                    "",
 		`garbage`:                                                "",
 	} {
 		if got := nextPage(http.Header{"Link": {s}}); got != want {

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -90,4 +91,32 @@ func push(t *testing.T, c *Client, b []byte, d digest.Digest) error {
 		return err
 	}
 	return u.Send(t.Context(), int64(len(b)), opener(b))
+}
+
+// instead returns the fake's transport with answers by f, where f says that it
+// answered.
+func instead(r *upstreamtest.Registry, f func(w http.ResponseWriter, req *http.Request) bool) http.RoundTripper {
+	return upstreamtest.Transport(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !f(w, req) {
+			r.ServeHTTP(w, req)
+		}
+	}))
+}
+
+// everything does one of each to repo and to what reference names there.
+func everything(ctx context.Context, c *Client, repo oci.Repo, reference string) map[string]error {
+	b, d := blobOf(10)
+	done := map[string]error{}
+	_, _, done["look for a blob"] = c.HeadBlob(ctx, repo, d)
+	_, done["fetch a blob"] = c.GetBlob(ctx, repo, d, "")
+	done["delete a blob"] = c.DeleteBlob(ctx, repo, d)
+	_, _, done["start an upload"] = c.StartUpload(ctx, repo, d, "")
+	_, done["reopen an upload"] = c.Reopen(repo, d, "/v2/x/blobs/uploads/u1")
+	_, _, done["list tags"] = c.Tags(ctx, repo, nil)
+	_, _, done["list referrers"] = c.Referrers(ctx, repo, d, nil)
+	_, _, done["look for a manifest"] = c.HeadManifest(ctx, repo, reference, nil)
+	_, _, done["fetch a manifest"] = c.GetManifest(ctx, repo, reference, nil)
+	_, done["store a manifest"] = c.PutManifest(ctx, repo, reference, "x", b, nil)
+	done["delete a manifest"] = c.DeleteManifest(ctx, repo, reference)
+	return done
 }

@@ -52,6 +52,8 @@ func TestS11RedirectMatrix(t *testing.T) {
 		"clear text elsewhere": {"http://storage.test/elsewhere?sig=s3cr3t", false, false},
 		"a user in the URL":    {"https://me:pw@storage.test/elsewhere?sig=s3cr3t", false, false},
 		"a file":               {"file:///etc/passwd", false, false},
+		"a scheme of its own":  {"ftp://storage.test/elsewhere", false, false},
+		"no host":              {"https:///elsewhere", false, false},
 		"nonsense":             {"https://[::1?sig=s3cr3t", false, false},
 	}
 	b, d := blobOf(5000)
@@ -177,38 +179,41 @@ func TestUploadLocations(t *testing.T) {
 		hosts          []string
 		want           string // "": refused
 	}{
-		"path-absolute":                         {"https://r.test", "/v2/x/blobs/uploads/u1", nil, "https://r.test/v2/x/blobs/uploads/u1"},
-		"GitHub's own path":                     {"https://r.test", "/v2/x/blobs/upload/u1", nil, "https://r.test/v2/x/blobs/upload/u1"},
-		"relative":                              {"https://r.test", "u1?a=b", nil, "https://r.test/v2/x/blobs/uploads/u1?a=b"},
-		"relative upwards":                      {"https://r.test", "../up/u1", nil, "https://r.test/v2/x/blobs/up/u1"},
-		"a query alone":                         {"https://r.test", "?u=1", nil, "https://r.test/v2/x/blobs/uploads/?u=1"},
-		"absolute":                              {"https://r.test", "https://r.test/u1?_state=a%2Bb==", nil, "https://r.test/u1?_state=a%2Bb=="},
-		"the port spelled out":                  {"https://r.test", "https://r.test:443/u1", nil, "https://r.test/u1"},
-		"the port left out":                     {"https://r.test:443", "https://r.test/u1", nil, "https://r.test:443/u1"},
-		"a port left out that is not the usual": {"https://r.test:5443", "https://r.test/u1", nil, ""},
-		"http behind TLS":                       {"https://r.test", "http://r.test/u1", nil, "https://r.test/u1"},
-		"http behind TLS with a port":           {"https://r.test:5443", "http://r.test:5443/u1", nil, "https://r.test:5443/u1"},
-		"http and its port behind TLS":          {"https://r.test", "http://r.test:80/u1", nil, "https://r.test/u1"},
-		"https from a clear one":                {"http://r.test:5000", "https://r.test:5000/u1", nil, "http://r.test:5000/u1"},
-		"upper case":                            {"https://r.test", "HTTPS://R.TEST/u1", nil, "https://r.test/u1"},
-		"another port":                          {"https://r.test", "https://r.test:8443/u1", nil, ""},
-		"another host":                          {"https://r.test", "https://s3.test/u1", nil, ""},
-		"another host without scheme":           {"https://r.test", "//s3.test/u1", nil, ""},
-		"another host that is listed":           {"https://r.test", "https://s3.test/u1?sig=x", []string{"s3.test"}, "https://s3.test/u1?sig=x"},
-		"listed with its port":                  {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test:9000"}, "https://s3.test:9000/u1"},
-		"listed, in clear text behind TLS":      {"https://r.test", "http://s3.test/u1", []string{"s3.test"}, ""},
-		"listed with the scheme's port":         {"https://r.test", "https://s3.test/u1", []string{"s3.test:443"}, "https://s3.test/u1"},
-		"listed, on a port of its own":          {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test"}, "https://s3.test:9000/u1"},
-		"listed, on another port":               {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test:443"}, ""},
-		"listed, in clear text as all":          {"http://r.test", "http://s3.test/u1", []string{"s3.test"}, "http://s3.test/u1"},
-		"no host":                               {"https://r.test", "https:///u1", nil, ""},
-		"a fallback's host":                     {"https://r.test", "https://mirror.test/u1", nil, "https://mirror.test/u1"},
-		"a suffix of a listed host":             {"https://r.test", "https://evil-s3.test/u1", []string{"s3.test"}, ""},
-		"a user":                                {"https://r.test", "https://me:pw@r.test/u1", nil, ""},
-		"another scheme":                        {"https://r.test", "ftp://r.test/u1", nil, ""},
-		"opaque":                                {"https://r.test", "mailto:a@b", nil, ""},
-		"nothing":                               {"https://r.test", "", nil, ""},
-		"nonsense":                              {"https://r.test", "https://[::1", nil, ""},
+		"path-absolute":                              {"https://r.test", "/v2/x/blobs/uploads/u1", nil, "https://r.test/v2/x/blobs/uploads/u1"},
+		"GitHub's own path":                          {"https://r.test", "/v2/x/blobs/upload/u1", nil, "https://r.test/v2/x/blobs/upload/u1"},
+		"relative":                                   {"https://r.test", "u1?a=b", nil, "https://r.test/v2/x/blobs/uploads/u1?a=b"},
+		"relative upwards":                           {"https://r.test", "../up/u1", nil, "https://r.test/v2/x/blobs/up/u1"},
+		"a query alone":                              {"https://r.test", "?u=1", nil, "https://r.test/v2/x/blobs/uploads/?u=1"},
+		"absolute":                                   {"https://r.test", "https://r.test/u1?_state=a%2Bb==", nil, "https://r.test/u1?_state=a%2Bb=="},
+		"the port spelled out":                       {"https://r.test", "https://r.test:443/u1", nil, "https://r.test/u1"},
+		"the port left out":                          {"https://r.test:443", "https://r.test/u1", nil, "https://r.test:443/u1"},
+		"a port left out that is not the usual":      {"https://r.test:5443", "https://r.test/u1", nil, ""},
+		"http behind TLS":                            {"https://r.test", "http://r.test/u1", nil, "https://r.test/u1"},
+		"http behind TLS with a port":                {"https://r.test:5443", "http://r.test:5443/u1", nil, "https://r.test:5443/u1"},
+		"http and its port behind TLS":               {"https://r.test", "http://r.test:80/u1", nil, "https://r.test/u1"},
+		"http and TLS's port behind TLS":             {"https://r.test", "http://r.test:443/u1", nil, "https://r.test/u1"},
+		"an address that is listed":                  {"https://r.test", "https://[fd00::1]/u1", []string{"[fd00::1]"}, "https://[fd00::1]/u1"},
+		"an address that is listed without brackets": {"https://r.test", "https://[fd00::1]:9000/u1", []string{"fd00::1"}, "https://[fd00::1]:9000/u1"},
+		"https from a clear one":                     {"http://r.test:5000", "https://r.test:5000/u1", nil, "http://r.test:5000/u1"},
+		"upper case":                                 {"https://r.test", "HTTPS://R.TEST/u1", nil, "https://r.test/u1"},
+		"another port":                               {"https://r.test", "https://r.test:8443/u1", nil, ""},
+		"another host":                               {"https://r.test", "https://s3.test/u1", nil, ""},
+		"another host without scheme":                {"https://r.test", "//s3.test/u1", nil, ""},
+		"another host that is listed":                {"https://r.test", "https://s3.test/u1?sig=x", []string{"s3.test"}, "https://s3.test/u1?sig=x"},
+		"listed with its port":                       {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test:9000"}, "https://s3.test:9000/u1"},
+		"listed, in clear text behind TLS":           {"https://r.test", "http://s3.test/u1", []string{"s3.test"}, ""},
+		"listed with the scheme's port":              {"https://r.test", "https://s3.test/u1", []string{"s3.test:443"}, "https://s3.test/u1"},
+		"listed, on a port of its own":               {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test"}, "https://s3.test:9000/u1"},
+		"listed, on another port":                    {"https://r.test", "https://s3.test:9000/u1", []string{"s3.test:443"}, ""},
+		"listed, in clear text as all":               {"http://r.test", "http://s3.test/u1", []string{"s3.test"}, "http://s3.test/u1"},
+		"no host":                                    {"https://r.test", "https:///u1", nil, ""},
+		"a fallback's host":                          {"https://r.test", "https://mirror.test/u1", nil, "https://mirror.test/u1"},
+		"a suffix of a listed host":                  {"https://r.test", "https://evil-s3.test/u1", []string{"s3.test"}, ""},
+		"a user":                                     {"https://r.test", "https://me:pw@r.test/u1", nil, ""},
+		"another scheme":                             {"https://r.test", "ftp://r.test/u1", nil, ""},
+		"opaque":                                     {"https://r.test", "mailto:a@b", nil, ""},
+		"nothing":                                    {"https://r.test", "", nil, ""},
+		"nonsense":                                   {"https://r.test", "https://[::1", nil, ""},
 	}
 	for name, test := range tests {
 		c := &Client{Host: "r.test", URLs: []*url.URL{mustURL(test.base), mustURL("https://mirror.test")}, UploadHosts: test.hosts}
@@ -271,5 +276,86 @@ func TestARefusalByTheStorageIsNotOneOfTheCredential(t *testing.T) {
 	_, err := c.GetBlob(t.Context(), app, digest.FromString("x"), "")
 	if !errors.Is(err, oci.ErrUpstream) || !strings.Contains(err.Error(), "storage.test") || strings.Contains(err.Error(), "docker login") {
 		t.Errorf("error %v, want ErrUpstream that names the storage", err)
+	}
+}
+
+func TestWhatStorageAnswersIsItsOwn(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		at     string
+		status int
+		want   error
+		login  bool
+	}{
+		"401 of the storage is no refusal of the credential": {"https://storage.test/x", 401, oci.ErrUpstream, false},
+		"nor is 403":                            {"https://storage.test/x", 403, oci.ErrUpstream, false},
+		"404 of the storage is a missing blob":  {"https://storage.test/x", 404, oci.ErrBlobUnknown, false},
+		"403 at the same origin is one":         {"/x", 403, oci.ErrDenied, true},
+		"so is 403 at a fallback's":             {"https://mirror.test/x", 403, oci.ErrDenied, true},
+		"403 at another port of it is not":      {"https://registry.test:8443/x", 403, oci.ErrUpstream, false},
+		"nor at a fallback's host in the clear": {"https://clear.test/x", 403, oci.ErrUpstream, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newClient(&upstreamtest.Registry{})
+			c.URLs = append(c.URLs, mustURL("https://mirror.test"), mustURL("http://clear.test"))
+			c.HTTP.Transport = upstreamtest.Transport(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if req.URL.Path != "/x" {
+					http.Redirect(w, req, test.at, http.StatusTemporaryRedirect)
+					return
+				}
+				w.WriteHeader(test.status)
+			}))
+			_, err := c.GetBlob(t.Context(), app, digest.FromString("x"), "")
+			if !errors.Is(err, test.want) || strings.Contains(err.Error(), "docker login") != test.login {
+				t.Errorf("error %v, want %v", err, test.want)
+			}
+		})
+	}
+}
+
+func TestARefusalWhereAnUploadGoesIsNotOneOfTheCredential(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{Location: func(_ *http.Request, path string) string { return "https://uploads.test" + path + "?sig=s3cr3t" }}
+	c := newClient(r)
+	c.UploadHosts = []string{"uploads.test"}
+	r.Inject(upstreamtest.Fault{Method: http.MethodPut, Status: 403})
+	b, d := blobOf(10)
+	if err := push(t, c, b, d); !errors.Is(err, oci.ErrUpstream) || !strings.Contains(err.Error(), "uploads.test") || strings.Contains(err.Error(), "docker login") || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("error %v, want ErrUpstream that names where it was sent", err)
+	}
+}
+
+func TestALocationWithoutAHostIsSaidToBeNone(t *testing.T) {
+	t.Parallel()
+	c := newClient(&upstreamtest.Registry{})
+	for _, location := range []string{"https:///u1", "http:///u1", "mailto:a@b", "https:u1"} {
+		if u, err := c.locate(c.URLs[0], location); !errors.Is(err, errLocation) || !strings.Contains(err.Error(), "that is no URL") {
+			t.Errorf("%s: %v, %v", location, u, err)
+		}
+	}
+}
+
+func TestS11WhatAnUpstreamInTheClearMayRedirectTo(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		location    string
+		read, write bool
+	}{
+		"the same origin":                {"/elsewhere", true, true},
+		"TLS at another port":            {"https://registry.test/elsewhere", true, false},
+		"TLS at the same port":           {"https://registry.test:5000/elsewhere", true, false},
+		"clear text at another":          {"http://storage.test/elsewhere", true, false},
+		"another scheme":                 {"ftp://registry.test:5000/elsewhere", false, false},
+		"another scheme, without a host": {"file:///elsewhere", false, false},
+		"no host":                        {"http:///elsewhere", false, false},
+	} {
+		u := mustURL("http://registry.test:5000/v2/x")
+		resp := &http.Response{StatusCode: http.StatusTemporaryRedirect, Header: http.Header{"Location": {test.location}}}
+		for method, want := range map[string]bool{http.MethodGet: test.read, http.MethodHead: test.read, http.MethodPut: test.write, http.MethodPost: test.write, http.MethodDelete: test.write} {
+			if next, err := follow(call{method: method}, u, resp, 0); (err == nil) != want {
+				t.Errorf("%s: %s leads to %v, %v; want followed %t", name, method, next, err, want)
+			}
+		}
 	}
 }
