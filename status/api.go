@@ -1,7 +1,8 @@
 // Package status shows what pushproxy is doing: the page, its JSON (version 1),
 // its live stream and the text that the commands print. It learns everything
-// from one stream of events (forward.Feed). It stores finished pushes alone, one
-// line of JSON each, in a file of their own (journal.go).
+// from one stream of events (forward.Feed). It stores pushes alone, a line of
+// JSON each when they end and now and then before, in a file of their own
+// (journal.go).
 package status
 
 import "time"
@@ -38,7 +39,7 @@ const (
 	Done      State = "done"      // the upstream holds all of it
 	Unchanged State = "unchanged" // the upstream held it already under that reference
 	Failed    State = "failed"
-	Stopped   State = "stopped" // the client left before its manifest
+	Stopped   State = "stopped" // the client left before its manifest, or pushproxy ended; Why says which
 )
 
 // Push is one push: what came from a client for one repository and became, or

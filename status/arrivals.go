@@ -15,6 +15,9 @@ func (t *Tracker) receive(e *forward.Event) {
 	if p.running == 0 || t.open[p.key] == nil {
 		t.open[p.key] = p
 	}
+	if p.noted.IsZero() {
+		t.putDown(p)
+	}
 	if p.Agent == "" {
 		p.Agent = e.Agent
 	}

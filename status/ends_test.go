@@ -3,12 +3,16 @@ package status
 import (
 	"bufio"
 	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pushproxy/upstream/upstreamtest"
 )
 
 func TestAPushOfWhichNothingIsHeardForAnHourHasStopped(t *testing.T) {
@@ -68,6 +72,73 @@ func TestWhatWasUnderWayAtAStopIsKnownAfterIt(t *testing.T) {
 	})
 }
 
+// A kill leaves what was written down until then: a copy of the file is what the next process finds.
+func TestAPushThatAKillCutsOffIsKnownAfterIt(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pushes.jsonl")
+	bubble(t, file, func(t *testing.T, r *rig) {
+		config, layer := content("config", 100), content("layer", 5000)
+		r.receive("ann", "acme/done", config)
+		done := r.pushed("ann", "acme/done", "v1", r.image(config))
+		r.incoming("acme/began", "u1", 1000).Got(100)
+		began := r.now()[0].ID
+		r.receive("ann", "acme/app", config)
+		r.receive("ann", "acme/app", layer)
+		r.reg.Inject(upstreamtest.Fault{Method: http.MethodPut, Path: "/manifests/", Times: -1, Delay: time.Minute})
+		synctest.Wait()
+		job, err := r.forward.Submit(r.t.Context(), r.job("ann", "acme/app", "v2", r.image(config, layer)))
+		r.must(err)
+		synctest.Wait()
+		if written, err := os.ReadFile(file); err != nil || !strings.Contains(string(written), `"tags":["v2"]`) {
+			t.Errorf("a manifest is here and not written down: %v", err)
+		}
+		r.receive("ann", "acme/queued", content("queued", 100))
+		synctest.Wait()
+		queued := r.promise("ann", "acme/queued", "v1", content("queued", 100))
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		killed := time.Now()
+		found := filepath.Join(t.TempDir(), "found.jsonl")
+		written, err := os.ReadFile(file)
+		r.must(err)
+		// The line that says that the queued one was accepted came too late.
+		lines := slices.DeleteFunc(strings.SplitAfter(string(written), "\n"), func(line string) bool { return strings.Contains(line, queued.ID) })
+		r.must(os.WriteFile(found, []byte(strings.Join(lines, "")), 0o600))
+		r.must(os.Chtimes(found, killed, killed))
+		r.end()
+		for _, start := range []string{"first", "second"} {
+			time.Sleep(time.Hour)
+			r.start(found)
+			synctest.Wait()
+			const why = "pushproxy ended while this push was under way"
+			p := r.know(began)
+			if p.State != Stopped || !strings.Contains(p.Why, why) || !strings.Contains(p.Why, "push again") || p.Agent == "" || p.Repository != "acme/began" {
+				t.Errorf("%s start: one that had begun: %+v", start, p)
+			}
+			p = r.know(job.ID)
+			if p.State != Stopped || !strings.Contains(p.Why, why) || !slices.Equal(p.Tags, []string{"v2"}) || p.Digest == "" || p.Credential == "" || len(p.Steps) == 0 || !p.Finished.Equal(killed) {
+				t.Errorf("%s start: one whose manifest was there: %+v", start, p)
+			}
+			if len(p.Blobs) != 2 || !p.Blobs[0].State.there() || !p.Blobs[1].State.there() {
+				t.Errorf("%s start: its blobs were upstream, and are shown as %v", start, blobStates(p))
+			}
+			if p := r.know(began); len(p.Blobs) != 1 || p.Blobs[0].State != BlobFailed || !strings.Contains(p.Blobs[0].Why, "written down") {
+				t.Errorf("%s start: a blob that was coming: %+v", start, p.Blobs)
+			}
+			if p := r.know(done.ID); p.State != Done {
+				t.Errorf("%s start: one that was done: %+v", start, p)
+			}
+			if p := r.know(queued.Push); p.State == Stopped || p.Job != queued.ID || !p.Async || !slices.Equal(p.Tags, []string{"v1"}) {
+				t.Errorf("%s start: one that is in the queue: %+v", start, p)
+			}
+			if n := len(r.server.snapshot(all).Finished); start == "first" && n != 3 {
+				t.Errorf("%d finished pushes, want three", n)
+			}
+			r.end()
+		}
+	})
+}
+
 func TestAPushWhoseEndWasNotWrittenDownIsNotShownAsGoingOn(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pushes.jsonl")
@@ -83,9 +154,57 @@ func TestAPushWhoseEndWasNotWrittenDownIsNotShownAsGoingOn(t *testing.T) {
 	if p, ok := s.push(all, queued.ID); !ok || p.State != Stopped || p.Finished.IsZero() || !strings.Contains(p.Why, "not in the queue any more") {
 		t.Errorf("the one that was queued: %+v", p)
 	}
-	if p, ok := s.push(all, pushing.ID); ok {
+	if p, ok := s.push(all, pushing.ID); !ok || p.State != Stopped || p.Finished.IsZero() || !strings.Contains(p.Why, "push again") {
 		t.Errorf("the one that was never over: %+v", p)
 	}
+}
+
+func TestALongPushIsWrittenDownLessAndLessOften(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pushes.jsonl")
+	bubble(t, file, func(t *testing.T, r *rig) {
+		in := r.incoming("acme/app", "u1", 1<<40)
+		for i := range 3600 {
+			in.Got(1000)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			lines := strings.Count(readAll(t, file), "\n")
+			if i == 60 && (lines < 4 || lines > 8) || lines > 60 {
+				t.Fatalf("after %d s it is written down %d times", i, lines)
+			}
+		}
+	})
+}
+
+func TestWhatIsWrittenDownOfAPushUnderWayIsShort(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pushes.jsonl")
+	s, end := kept(t, file)
+	p := finishedPush(0)
+	p.State, p.Finished = Pushing, time.Time{}
+	for len(p.Steps) < 500 {
+		p.Steps = append(p.Steps, p.Steps[0])
+	}
+	s.Tracker.journal.note(p)
+	for len(p.Blobs) < 1000 {
+		p.Blobs = append(p.Blobs, p.Blobs[0])
+	}
+	s.Tracker.journal.note(p)
+	end()
+	for i, line := range strings.Split(strings.TrimSpace(readAll(t, file)), "\n") {
+		if len(line) > 64<<10 || !strings.Contains(line, `"tags":["v0"]`) || strings.Contains(line, `"steps"`) || strings.Contains(line, `"Pushed"`) != (i == 0) {
+			t.Errorf("line %d of %d bytes: %.500s", i, len(line), line)
+		}
+	}
+}
+
+func readAll(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // What has been put away is another's as much as what is at hand.

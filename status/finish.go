@@ -37,6 +37,65 @@ func (t *Tracker) finish(p *tracked, state State, why string, when time.Time) {
 	t.keep(p)
 }
 
+// putDown has a push under way written down soon.
+func (t *Tracker) putDown(p *tracked) {
+	if t.journal != nil && !p.fresh {
+		p.fresh = true
+		t.fresh = append(t.fresh, p)
+	}
+}
+
+// noteFresh writes down what putDown was told of, once for all that was heard
+// together.
+func (t *Tracker) noteFresh() {
+	for _, p := range t.fresh {
+		p.fresh = false
+		t.note(p, p.last)
+	}
+	t.fresh = t.fresh[:0]
+}
+
+// note writes a push under way down, for a process that comes after a kill.
+func (t *Tracker) note(p *tracked, now time.Time) {
+	if t.journal != nil && p.ID != "" && !p.over && p.kept != p.seq {
+		p.kept, p.noted = p.seq, now
+		t.journal.note(p.whole())
+	}
+}
+
+// noteDue reports whether a push under way has changed since it was written down,
+// and that was long ago for its age: a long push costs a line less and less often.
+func (p *tracked) noteDue(now time.Time) bool {
+	return !p.noted.IsZero() && !p.over && p.kept != p.seq && now.Sub(p.noted) >= max(noteEvery, now.Sub(p.Started)/8)
+}
+
+// keep writes a push down unless it is written as it is.
+func (t *Tracker) keep(p *tracked) {
+	if t.journal != nil && p.kept != p.seq && p.ID != "" {
+		p.kept = p.seq
+		t.journal.write(p.whole())
+	}
+}
+
+// close ends the pushes under way: nothing more will be heard of them here.
+func (t *Tracker) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for _, p := range t.byID {
+		if !p.over && p.State != Queued {
+			t.finish(p, Stopped, "pushproxy stopped before this push was through; what it received is kept: push again", now)
+		}
+		if p.over {
+			t.ends(p)
+		}
+		t.keep(p)
+	}
+	if t.journal != nil {
+		t.journal.close()
+	}
+}
+
 // giveBack takes what a finished push does not name out of it: it came for
 // another push, whose manifest has not arrived yet.
 func (t *Tracker) giveBack(p *tracked) {

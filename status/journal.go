@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"pushproxy/oci"
 )
@@ -23,16 +24,21 @@ const (
 	// journalAhead is how many lines may wait to be written. A disk that is slower
 	// than that costs lines, not pushes.
 	journalAhead = 1024
+	// noteBytes is how long a line about a push under way may be. A longer one goes
+	// without steps, and without blobs.
+	noteBytes = 64 << 10
 )
 
-// journal is the file that finished pushes are written to, a line of JSON each.
-// A push may be written more than once; the last line counts. It is written
-// behind everybody's back, and without fsync: after a power cut the last lines
-// may be missing, and the upstream knows what it has.
+// journal is the file that finished pushes are written to, a line of JSON each,
+// and pushes under way now and then, so that one that a kill cuts off is known
+// after it. The last line of a push counts. It is written behind everybody's
+// back, and without fsync: after a power cut the last lines may be missing, and
+// the upstream knows what it has.
 type journal struct {
 	path  string
 	file  *os.File
 	size  int64
+	last  time.Time // when the process before this one wrote to it; zero: it is new
 	lines chan []byte
 	end   sync.Once
 	done  chan struct{}
@@ -46,11 +52,14 @@ func openJournal(path string) (*journal, []Push, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	j := &journal{path: path, lines: make(chan []byte, journalAhead), done: make(chan struct{})}
+	if info, err := os.Lstat(path); err == nil {
+		j.last = info.ModTime()
+	}
 	newer, err := readJournal(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	j := &journal{path: path, lines: make(chan []byte, journalAhead), done: make(chan struct{})}
 	if err := j.open(); err != nil {
 		return nil, nil, err
 	}
@@ -109,14 +118,36 @@ func (j *journal) open() error {
 
 // write puts a push down, some time soon.
 func (j *journal) write(p Push) {
+	select {
+	case j.lines <- line(p):
+	default:
+	}
+}
+
+// note is write for a push under way. Where much waits to be written it is left
+// out: the room is for how pushes ended.
+func (j *journal) note(p Push) {
+	if len(j.lines) > journalAhead/2 {
+		return
+	}
+	text := line(p)
+	if len(text) > noteBytes {
+		p.Steps = nil
+		text = line(p)
+	}
+	if len(text) > noteBytes {
+		p.Blobs = nil
+		text = line(p)
+	}
+	j.lines <- text
+}
+
+func line(p Push) []byte {
 	var b bytes.Buffer
 	// A buffer takes everything, and a Push encodes. One line, since the encoder
 	// escapes what would be another.
 	_ = json.NewEncoder(&b).Encode(p)
-	select {
-	case j.lines <- b.Bytes():
-	default:
-	}
+	return b.Bytes()
 }
 
 func (j *journal) run() {

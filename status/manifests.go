@@ -25,6 +25,9 @@ func (t *Tracker) manifest(e *forward.Event) {
 			t.host(e.Principal, e.Repo.Host).credential = e.Credential
 		}
 		t.names(p, e)
+		if !e.Nested {
+			t.putDown(p)
+		}
 	case forward.Pushed:
 		p.running--
 		t.landed(p, e)

@@ -30,6 +30,8 @@ type tracked struct {
 	last    time.Time // when it was heard of
 	seq     int64     // the change that made it as it is
 	kept    int64     // the change that is written down
+	noted   time.Time // when it was written down while it was under way
+	fresh   bool      // it is to be written down so at once
 
 	encoded    []byte // as it is sent to streams
 	encodedSeq int64

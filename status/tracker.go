@@ -19,6 +19,9 @@ const (
 	lostFor = time.Hour
 	// tidyEvery is how often pushes are put away and rates are taken.
 	tidyEvery = time.Second
+	// noteEvery is how often a push under way is written down, at most; one that is
+	// older than eight times as long, when it is an eighth older than the last time.
+	noteEvery = 10 * time.Second
 	// mostLive bounds the pushes at hand.
 	mostLive = 4096
 )
@@ -46,6 +49,7 @@ type Tracker struct {
 	jobsSeq int64
 	live    live
 	ended   []endedPush // that Ended is still to be told of
+	fresh   []*tracked  // to be written down, since they have begun or have their manifest
 }
 
 // endedPush is a push with the client's own span.
@@ -123,6 +127,7 @@ func (t *Tracker) take(events []forward.Event) {
 			return nil
 		})
 	}
+	t.noteFresh()
 	if len(events) > 0 {
 		t.live.wake()
 	}
@@ -212,6 +217,8 @@ func (t *Tracker) tidy(now time.Time) {
 		for _, p := range slices.Clone(all) {
 			idle := now.Sub(p.last)
 			switch {
+			case p.noteDue(now):
+				t.note(p, now)
 			case p.ID == "" && idle > warmFor:
 				t.forget(p)
 			case p.over && (idle > warmFor || excess > 0):
@@ -250,32 +257,5 @@ func (t *Tracker) tellEnded() {
 	t.mu.Unlock()
 	for _, e := range ended {
 		t.Ended(e.push, e.parent)
-	}
-}
-
-// keep writes a push down unless it is written as it is.
-func (t *Tracker) keep(p *tracked) {
-	if t.journal != nil && p.kept != p.seq && p.ID != "" {
-		p.kept = p.seq
-		t.journal.write(p.whole())
-	}
-}
-
-// close ends the pushes under way: nothing more will be heard of them here.
-func (t *Tracker) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	for _, p := range t.byID {
-		if !p.over && p.State != Queued {
-			t.finish(p, Stopped, "pushproxy stopped before this push was through; what it received is kept: push again", now)
-		}
-		if p.over {
-			t.ends(p)
-		}
-		t.keep(p)
-	}
-	if t.journal != nil {
-		t.journal.close()
 	}
 }

@@ -2,9 +2,11 @@ package tests
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -113,6 +115,62 @@ func TestAKillInTheMiddleOfForwardingLeavesNothingHalfWritten(t *testing.T) {
 	got := p.api().do(t, "GET", "/v2/"+killRepo+"/blobs/"+blob.Digest, nil)
 	if !bytes.Equal(got.body, content) {
 		t.Errorf("pushproxy serves %d bytes that are not the blob", len(got.body))
+	}
+}
+
+func TestAPushThatAKillCutsOffIsInTheHistory(t *testing.T) {
+	t.Parallel()
+	p := startTraced(t)
+	putting := newGate()
+	p.rec.setRule(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == "PUT" && strings.Contains(r.URL.Path, "/manifests/") {
+			putting.wait(r.Context())
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	})
+	content := artifactOf(t, p.api().pushBlob(t, killRepo, []byte("{}")), p.api().pushBlob(t, killRepo, randomBytes(33, 1<<20)))
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if resp, err := p.api().send("PUT", "/v2/"+killRepo+"/manifests/v1", bytes.NewReader(content), "Content-Type", typeManifest); err == nil {
+			t.Errorf("a push that was cut off was answered: %s", resp.Status)
+			resp.Body.Close()
+		}
+	}()
+	select {
+	case <-putting.waiting:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the manifest was not forwarded")
+	}
+	history := filepath.Join(p.config.DataDir, "pushes.jsonl")
+	poll(t, 10*time.Second, "the push is written down", func() bool { return strings.Contains(readFile(t, history), `"tags":["v1"]`) })
+	p.Kill()
+	<-left
+	p.rec.setRule(nil)
+	close(putting.open)
+	p.start(t)
+
+	var push struct{ ID string }
+	_ = json.Unmarshal([]byte(strings.SplitN(readFile(t, history), "\n", 2)[0]), &push)
+	const why = "pushproxy ended while this push was under way"
+	if out, _, err := p.run(t, "status"); err != nil || !strings.Contains(out, why) {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+	out, _, err := p.run(t, "status", push.ID)
+	if err != nil || !strings.Contains(out, why) || !strings.Contains(out, "push again") || !strings.Contains(out, "acme/app:v1") || !strings.Contains(out, digestOf(content)) {
+		t.Errorf("status %s: %v\n%s", push.ID, err, out)
+	}
+	if shown := p.shown(t); strings.Count(shown, why) < 4 {
+		t.Errorf("page and JSON do not say that it was cut off:\n%s", shown)
+	}
+	p.rec.reset()
+	p.api().pushManifest(t, killRepo, "v1", content)
+	if n := p.rec.requests().bodies().sum(); n != 0 {
+		t.Errorf("%d bytes of blobs went upstream again", n)
+	}
+	if out, _, err := p.run(t, "status"); err != nil || !strings.Contains(out, "done in") || !strings.Contains(out, why) {
+		t.Errorf("status after it was pushed again: %v\n%s", err, out)
 	}
 }
 
