@@ -67,8 +67,9 @@ var (
 // Cache is blobs by digest and the uploads that become blobs. Make it with New.
 // At most one Cache may use a store.
 type Cache struct {
-	// Now is the clock of uploads' ages; New sets time.Now. It must not change
-	// after the first use.
+	// Now is the clock of ages; New sets time.Now. Within a process they are
+	// counted by its monotonic readings: a clock that is set ahead makes nothing
+	// old. It must not change after the first use.
 	Now func() time.Time
 
 	bodies  Bodies
@@ -82,16 +83,17 @@ type Cache struct {
 	small   sync.Pool // of *[smallBuffer]byte
 
 	mu    sync.Mutex
-	held  map[string]struct{} // uploads in use, by id
-	open  map[string]int      // readers of an upload's chunks, by id
-	lives map[string]*live    // uploads in use or followed, by id
+	held  map[string]struct{}  // uploads in use, by id
+	left  map[string]time.Time // when an upload was last in use, by id, since the last Sweep at least
+	open  map[string]int       // readers of an upload's chunks, by id
+	lives map[string]*live     // uploads in use or followed, by id
 }
 
 // New returns the cache whose chunks are in bodies and whose records are in
 // index. Whoever opened these closes them.
 func New(bodies Bodies, index Index) *Cache {
-	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), open: make(map[string]int), lives: make(map[string]*live)}
-	c.uses.used, c.uses.condemned, c.uses.pinned = make(map[digest.Digest]int64), make(map[digest.Digest]int64), make(map[digest.Digest]int)
+	c := &Cache{Now: time.Now, bodies: bodies, index: index, held: make(map[string]struct{}), left: make(map[string]time.Time), open: make(map[string]int), lives: make(map[string]*live)}
+	c.uses.used, c.uses.condemned, c.uses.pinned = make(map[digest.Digest]time.Time), make(map[digest.Digest]time.Time), make(map[digest.Digest]int)
 	if joint, ok := bodies.(Joint); ok && any(index) == any(bodies) {
 		c.joint = joint
 	}
@@ -232,6 +234,7 @@ func (c *Cache) let(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.held, id)
+	c.left[id] = c.Now()
 	c.unlive(id, c.lives[id])
 }
 

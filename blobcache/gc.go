@@ -47,7 +47,7 @@ type Collected struct {
 type candidate struct {
 	d      digest.Digest
 	length int64
-	used   int64
+	used   time.Time
 	raw    []byte
 }
 
@@ -120,7 +120,7 @@ func (c *Cache) candidates(ctx context.Context) ([]candidate, error) {
 		}
 		all = append(all, candidate{d: digest.Digest(strings.TrimPrefix(e.Key, blobPrefix)), length: record.Length, raw: e.Value})
 	}
-	now := c.Now().Unix()
+	now := c.Now()
 	c.uses.mu.Lock()
 	defer c.uses.mu.Unlock()
 	for i := range all {
@@ -132,25 +132,25 @@ func (c *Cache) candidates(ctx context.Context) ([]candidate, error) {
 		}
 		all[i].used = used
 	}
-	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(a.used, b.used) })
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(now.Sub(b.used), now.Sub(a.used)) })
 	return all, nil
 }
 
 // condemn marks what the limits want gone, and returns what was marked for as
 // long as the grace.
 func (c *Cache) condemn(all []candidate, l Limits, needed map[digest.Digest]bool, r *Collected) (doomed []candidate) {
-	now, left := c.Now().Unix(), r.Bytes
+	now, left := c.Now(), r.Bytes
 	c.uses.mu.Lock()
 	defer c.uses.mu.Unlock()
 	for _, b := range all {
-		age := time.Duration(now-b.used) * time.Second
+		age := now.Sub(b.used)
 		over := l.Quota > 0 && left > l.Quota
 		if !over && (l.MaxAge == 0 || age <= l.MaxAge) {
 			delete(c.uses.condemned, b.d)
 			continue
 		}
 		// A clock that was set back makes the age negative: young.
-		if age < l.Young || needed[b.d] || c.uses.pinned[b.d] > 0 || c.uses.used[b.d] != b.used {
+		if age < l.Young || needed[b.d] || c.uses.pinned[b.d] > 0 || !c.uses.used[b.d].Equal(b.used) {
 			r.Kept++
 			delete(c.uses.condemned, b.d)
 			continue
@@ -166,7 +166,7 @@ func (c *Cache) condemn(all []candidate, l Limits, needed map[digest.Digest]bool
 			since = now
 			c.uses.condemned[b.d] = now
 		}
-		if time.Duration(now-since)*time.Second >= l.Grace {
+		if now.Sub(since) >= l.Grace {
 			doomed = append(doomed, b)
 		} else {
 			r.Condemned++

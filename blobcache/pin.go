@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -14,9 +15,9 @@ type uses struct {
 
 	collect   sync.Mutex // one Collect at a time
 	mu        sync.Mutex
-	loaded    bool                    // the stored uses were read
-	used      map[digest.Digest]int64 // Unix seconds
-	condemned map[digest.Digest]int64 // since when it is to be removed
+	loaded    bool                        // the stored uses were read
+	used      map[digest.Digest]time.Time // the last use
+	condemned map[digest.Digest]time.Time // since when it is to be removed
 	pinned    map[digest.Digest]int
 }
 
@@ -24,11 +25,11 @@ type uses struct {
 func (c *Cache) use(d digest.Digest) {
 	c.uses.mu.Lock()
 	defer c.uses.mu.Unlock()
-	c.uses.touch(d, c.Now().Unix())
+	c.uses.touch(d, c.Now())
 }
 
 // touch needs u.mu.
-func (u *uses) touch(d digest.Digest, now int64) {
+func (u *uses) touch(d digest.Digest, now time.Time) {
 	u.used[d] = now
 	delete(u.condemned, d)
 }
@@ -39,13 +40,13 @@ func (c *Cache) Pin(d digest.Digest) (unpin func()) {
 	c.uses.mu.Lock()
 	defer c.uses.mu.Unlock()
 	c.uses.pinned[d]++
-	c.uses.touch(d, c.Now().Unix())
+	c.uses.touch(d, c.Now())
 	return func() {
 		c.uses.mu.Lock()
 		defer c.uses.mu.Unlock()
 		if c.uses.pinned[d]--; c.uses.pinned[d] == 0 {
 			delete(c.uses.pinned, d)
 		}
-		c.uses.touch(d, c.Now().Unix())
+		c.uses.touch(d, c.Now())
 	}
 }

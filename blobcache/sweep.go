@@ -2,6 +2,7 @@ package blobcache
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"time"
 )
@@ -44,6 +45,7 @@ func (c *Cache) Sweep(ctx context.Context, idle time.Duration) (int, error) {
 			return 0, err
 		}
 	}
+	c.forgetLeft(alive)
 	var dead []string
 	for _, upload := range stored {
 		if !alive[upload] && !c.isOpen(upload) {
@@ -57,15 +59,32 @@ func (c *Cache) Sweep(ctx context.Context, idle time.Duration) (int, error) {
 // has it, and reports whether it did.
 func (c *Cache) expire(ctx context.Context, e Entry, idle time.Duration) (bool, error) {
 	var record sessionRecord
-	if err := decode(e.Key, e.Value, &record); err == nil && c.Now().Sub(time.Unix(record.Touched, 0)) < idle {
+	id := strings.TrimPrefix(e.Key, uploadPrefix)
+	if err := decode(e.Key, e.Value, &record); err == nil && c.Now().Sub(c.touched(id, record)) < idle {
 		return false, nil
 	}
-	id := strings.TrimPrefix(e.Key, uploadPrefix)
 	if !c.hold(id) {
 		return false, nil
 	}
 	defer c.let(id)
 	return c.index.Swap(ctx, e.Key, e.Value, nil)
+}
+
+// touched returns when an upload was last in use, by this process if it was.
+func (c *Cache) touched(id string, r sessionRecord) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if when, known := c.left[id]; known {
+		return when
+	}
+	return time.Unix(r.Touched, 0)
+}
+
+// forgetLeft forgets uploads that are gone.
+func (c *Cache) forgetLeft(alive map[string]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.left, func(id string, _ time.Time) bool { return !alive[id] })
 }
 
 // isOpen reports whether somebody reads the upload's chunks as a blob.

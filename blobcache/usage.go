@@ -27,6 +27,6 @@ func (c *Cache) Usage(ctx context.Context) (u Usage, err error) {
 	for _, b := range all {
 		u.Bytes += b.length
 	}
-	u.Blobs, u.Oldest = len(all), time.Unix(all[0].used, 0)
+	u.Blobs, u.Oldest = len(all), all[0].used.Round(0)
 	return u, nil
 }

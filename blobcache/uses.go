@@ -3,6 +3,7 @@ package blobcache
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -30,7 +31,7 @@ func (c *Cache) loadUses(ctx context.Context) error {
 	defer c.uses.mu.Unlock()
 	for d, when := range stored {
 		if _, known := c.uses.used[d]; !known {
-			c.uses.used[d] = when
+			c.uses.used[d] = time.Unix(when, 0)
 		}
 	}
 	c.uses.loaded = true
@@ -58,8 +59,11 @@ func (c *Cache) storeUses(ctx context.Context, all []candidate) error {
 	}
 	for _, b := range all {
 		c.uses.mu.Lock()
-		when, known := c.uses.used[b.d]
+		used, known := c.uses.used[b.d]
 		c.uses.mu.Unlock()
+		// The age is what is known for sure; the clock may have been set since.
+		now := c.Now()
+		when := now.Add(-now.Sub(used)).Unix()
 		if before, is := stored[b.d]; !known || is && when-before < useWorth && when >= before {
 			continue
 		}
