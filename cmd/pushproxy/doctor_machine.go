@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pushproxy/disk"
 	"pushproxy/proxy"
 )
 
@@ -243,11 +244,15 @@ func (r *reach) clock(ctx context.Context) (string, error) {
 	return "agrees with the registry's", nil
 }
 
-// diskCheck looks at the space that is left where blobs go.
+// diskCheck looks at the file system where blobs go, and the space that is left there.
 func (c Config) diskCheck() (string, error) {
 	dir := c.DataDir
 	for !exists(dir) && dir != filepath.Dir(dir) {
 		dir = filepath.Dir(dir)
+	}
+	warning, err := disk.FileSystem(dir)
+	if err != nil {
+		return "", err
 	}
 	free, err := freeBytes(dir)
 	if err != nil {
@@ -255,6 +260,9 @@ func (c Config) diskCheck() (string, error) {
 	}
 	if free < diskSpare {
 		return "", fmt.Errorf("%s has %d MiB free, and uploads are refused before the disk is full: free some space, or choose another data_dir", dir, free>>20)
+	}
+	if warning != "" {
+		return fmt.Sprintf("%s (%d GiB free)", warning, free>>30), nil
 	}
 	return fmt.Sprintf("%s has %d GiB free", dir, free>>30), nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"pushproxy/authinject"
 	"pushproxy/blobcache"
+	"pushproxy/disk"
 	"pushproxy/metadata"
 )
 
@@ -26,6 +27,7 @@ type stores struct {
 	secret  authinject.Secret
 	ballast *ballast
 	took    slog.Attr // to open each
+	warning string    // of what is kept there; empty: none
 }
 
 // openStores opens data_dir, and makes it for its first use; storage says where
@@ -37,7 +39,11 @@ func openStores(ctx context.Context, dir, storage string) (_ *stores, err error)
 	if err := privateDir(dir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	s := &stores{ballast: newBallast(dir)}
+	warning, err := disk.FileSystem(dir)
+	if err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	s := &stores{ballast: newBallast(dir), warning: warning}
 	if err := s.ballast.yield(); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}

@@ -80,6 +80,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.close()) }()
+	if stores.warning != "" {
+		log.Warn("data_dir may not keep what it should", "why", stores.warning)
+	}
 	record, audit, err := openAudit(c.DataDir, log)
 	if err != nil {
 		return err

@@ -78,6 +78,48 @@ func TestServeAnswersUntilItIsStoppedAndStartsAgain(t *testing.T) {
 	}
 }
 
+// inMemory returns a directory in memory, with room for a store.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "pushproxy-")
+	if err != nil {
+		t.Skip("needs a tmpfs in /dev/shm")
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if free, err := freeBytes(dir); err != nil || free < 4<<30 {
+		t.Skip("needs 4 GiB of tmpfs in /dev/shm")
+	}
+	return dir
+}
+
+func TestADataDirThatDoesNotLastIsSaidToBeSo(t *testing.T) {
+	clean(t)
+	c, err := load(t, "", "--listen", "127.0.0.1:0", "--data-dir", inMemory(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	log := &readyLog{ready: make(chan struct{})}
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, c, slog.New(slog.NewTextHandler(log, nil))) }()
+	select {
+	case <-log.ready:
+	case err := <-ended:
+		t.Fatalf("ended before it was ready: %v", err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	const want = "is on tmpfs, which is memory"
+	if !strings.Contains(log.String(), want) {
+		t.Errorf("the log says %q, without %q", log.String(), want)
+	}
+	if said, err := c.diskCheck(); err != nil || !strings.Contains(said, want) {
+		t.Errorf("doctor says %q, %v, without %q", said, err, want)
+	}
+}
+
 func TestServeRefusesAPortThatIsTaken(t *testing.T) {
 	clean(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
