@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"log/slog"
 	"strconv"
 	"strings"
 
@@ -41,7 +42,7 @@ func checkStores(ctx context.Context, cache *blobcache.Cache, meta *metadata.DB,
 // stopped runs do with the data directory of a pushproxy that does not run.
 func stopped(ctx context.Context, c Config, do func(*offline) error) (err error) {
 	restrictFiles()
-	s, err := openStores(ctx, c.DataDir, c.Storage)
+	s, err := openStores(ctx, c.DataDir, c.Storage, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

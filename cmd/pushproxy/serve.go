@@ -75,14 +75,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer d.close()
-	stores, err := openStores(ctx, c.DataDir, c.Storage)
+	stores, err := openStores(ctx, c.DataDir, c.Storage, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.close()) }()
-	if stores.warning != "" {
-		log.Warn("data_dir may not keep what it should", "why", stores.warning)
-	}
 	record, audit, err := openAudit(c.DataDir, log)
 	if err != nil {
 		return err
