@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"log/slog"
 	"strconv"
 	"strings"
 

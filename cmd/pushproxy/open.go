@@ -27,12 +27,12 @@ type stores struct {
 	secret  authinject.Secret
 	ballast *ballast
 	took    slog.Attr // to open each
-	warning string    // of what is kept there; empty: none
 }
 
 // openStores opens data_dir, and makes it for its first use; storage says where
-// the bodies of new blobs go. Nothing is left open when it fails.
-func openStores(ctx context.Context, dir, storage string) (_ *stores, err error) {
+// the bodies of new blobs go. Nothing is left open when it fails. The log is told
+// what it may not survive there.
+func openStores(ctx context.Context, dir, storage string, log *slog.Logger) (_ *stores, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w; choose a directory that you can write to", err)
 	}
@@ -43,7 +43,10 @@ func openStores(ctx context.Context, dir, storage string) (_ *stores, err error)
 	if err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	s := &stores{ballast: newBallast(dir), warning: warning}
+	if warning != "" {
+		log.Warn("data_dir may not keep what it should", "why", warning)
+	}
+	s := &stores{ballast: newBallast(dir)}
 	if err := s.ballast.yield(); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dir, err)
 	}
