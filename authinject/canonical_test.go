@@ -1,6 +1,7 @@
 package authinject
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -36,49 +37,58 @@ func TestKeysHaveOneCanonicalForm(t *testing.T) {
 func TestKeysThatNameNoRegistryAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, key := range map[string]string{
-		"nothing":                      "",
-		"a scheme alone":               "https://",
-		"user information":             "https://bob@ghcr.io",
-		"user information and port":    "bob:pw@ghcr.io:443",
-		"a per cent sign":              "ghcr%2eio",
-		"a zone":                       "[fe80::1%eth0]:5000",
-		"a zone without brackets":      "fe80::1%eth0",
-		"IPv6 without brackets":        "::1",
-		"double brackets":              "[[::1]]",
-		"brackets around a name":       "[ghcr.io]",
-		"a mapped zone":                "[::1",
-		"two trailing dots":            "ghcr.io..",
-		"a dot alone":                  ".",
-		"an empty label":               "ghcr..io",
-		"port zero":                    "ghcr.io:0",
-		"a port beyond":                "ghcr.io:65536",
-		"a port with zeros":            "ghcr.io:0443",
-		"a port with sign":             "ghcr.io:+443",
-		"an empty port":                "ghcr.io:",
-		"another scheme":               "ftp://ghcr.io",
-		"a query":                      "ghcr.io?x",
-		"a fragment":                   "ghcr.io#x",
-		"a space":                      "ghcr.io x",
-		"a line break":                 "ghcr.io\nx",
-		"a backslash":                  `ghcr.io\x`,
-		"letters beyond ASCII":         "bücher.example",
-		"a path in upper case":         "ghcr.io/Acme",
-		"a path that climbs":           "ghcr.io/../x",
-		"an empty component":           "ghcr.io//acme",
-		"docker's web session":         "https://index.docker.io/v1/access-token",
-		"docker's web session's half":  "https://index.docker.io/v1/refresh-token",
-		"longer than any key":          strings.Repeat("a", 2000),
-		"longer than any key, by path": "ghcr.io/" + strings.Repeat("a", 200) + strings.Repeat("/"+strings.Repeat("a", 200), 5),
-		"a name longer than any":       strings.Repeat("abcdefg.", 32) + "example",
-		"a label longer than any":      strings.Repeat("a", 64) + ".example",
-		"a label that begins with -":   "-a.example",
-		"a label that ends with -":     "a-.example",
-		"IPv4 in brackets":             "[127.0.0.1]:5000",
-		"a name in brackets":           "[ghcr.io]",
-		"a bracket that stays open":    "[::1",
-		"something behind a bracket":   "[::1]x",
-		"no host":                      "https:///acme",
-		"another session of docker's":  "https://index.docker.io/v2/access-token",
+		"nothing":                        "",
+		"a scheme alone":                 "https://",
+		"user information":               "https://bob@ghcr.io",
+		"user information and port":      "bob:pw@ghcr.io:443",
+		"a per cent sign":                "ghcr%2eio",
+		"a zone":                         "[fe80::1%eth0]:5000",
+		"a zone without brackets":        "fe80::1%eth0",
+		"IPv6 without brackets":          "::1",
+		"double brackets":                "[[::1]]",
+		"brackets around a name":         "[ghcr.io]",
+		"a mapped zone":                  "[::1",
+		"two trailing dots":              "ghcr.io..",
+		"a dot alone":                    ".",
+		"an empty label":                 "ghcr..io",
+		"port zero":                      "ghcr.io:0",
+		"a port beyond":                  "ghcr.io:65536",
+		"a port with zeros":              "ghcr.io:0443",
+		"a port with sign":               "ghcr.io:+443",
+		"an empty port":                  "ghcr.io:",
+		"another scheme":                 "ftp://ghcr.io",
+		"a query":                        "ghcr.io?x",
+		"a fragment":                     "ghcr.io#x",
+		"a space":                        "ghcr.io x",
+		"a line break":                   "ghcr.io\nx",
+		"a backslash":                    `ghcr.io\x`,
+		"letters beyond ASCII":           "bücher.example",
+		"a path in upper case":           "ghcr.io/Acme",
+		"a path that climbs":             "ghcr.io/../x",
+		"an empty component":             "ghcr.io//acme",
+		"docker's web session":           "https://index.docker.io/v1/access-token",
+		"docker's web session's half":    "https://index.docker.io/v1/refresh-token",
+		"longer than any key":            strings.Repeat("a", 2000),
+		"longer than any key, by path":   "ghcr.io/" + strings.Repeat("a", 200) + strings.Repeat("/"+strings.Repeat("a", 200), 5),
+		"a name longer than any":         strings.Repeat("abcdefg.", 32) + "example",
+		"a label longer than any":        strings.Repeat("a", 64) + ".example",
+		"a label that begins with -":     "-a.example",
+		"a label that ends with -":       "a-.example",
+		"IPv4 in brackets":               "[127.0.0.1]:5000",
+		"a name in brackets":             "[ghcr.io]",
+		"a bracket that stays open":      "[::1",
+		"one before a port":              "[fe80::1:80",
+		"a zone with its per cent":       "[fe80::1%eth0]",
+		"a character before digits":      "a+b.example",
+		"one between digits and letters": "a;b.example",
+		"one behind the letters":         "a~b.example",
+		"a port that is too large":       "a.example:65536",
+		"a port with a sign":             "a.example:+80",
+		"a port with a space":            "a.example:80 ",
+		"user information before a port": "bob:pw@a.example:80",
+		"something behind a bracket":     "[::1]x",
+		"no host":                        "https:///acme",
+		"another session of docker's":    "https://index.docker.io/v2/access-token",
 	} {
 		if host, path, ok := Canonical(key); ok {
 			t.Errorf("%s: %q is read as %s and %s", name, key, host, path)
@@ -109,4 +119,29 @@ func FuzzCanonical(f *testing.F) {
 			t.Errorf("%q gives %q and %q, which give %q and %q", key, host, path, h, p)
 		}
 	})
+}
+
+func TestAnOriginIsSchemeHostAndPort(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"https://A.test/v2/":     "https://a.test:443",
+		"http://a.test":          "http://a.test:80",
+		"http://a.test:443":      "http://a.test:443",
+		"https://[FD00::1]/":     "https://[fd00::1]:443",
+		"https://a.test./":       "https://a.test.:443",
+		"https:///v2/":           "",
+		"https://:443/v2/":       "",
+		"ftp://a.test/":          "",
+		"//a.test/":              "",
+		"https:a.test":           "",
+		"https://u:p@a.test:1/x": "https://a.test:1",
+	} {
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := originOf(u); got != want {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
 }

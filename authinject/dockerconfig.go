@@ -40,8 +40,6 @@ type DockerConfig struct {
 	// Helpers runs the credential helpers that the file names; nil runs them
 	// with the defaults of Helpers. Sources may share one.
 	Helpers *Helpers
-	// Now is the clock; nil means time.Now.
-	Now func() time.Time
 
 	mu   sync.Mutex
 	last *readFile
@@ -50,7 +48,6 @@ type DockerConfig struct {
 
 // readFile is a file's content and what it looked like when it was read.
 type readFile struct {
-	path   string
 	info   fs.FileInfo
 	stable bool
 	config *authConfig
@@ -176,7 +173,7 @@ func (d *DockerConfig) helpers() *Helpers {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.own == nil {
-		d.own = &Helpers{Now: d.Now}
+		d.own = &Helpers{}
 	}
 	return d.own
 }
@@ -197,15 +194,11 @@ func (d *DockerConfig) read() (*authConfig, string, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l := d.last; l != nil && l.stable && l.path == path && os.SameFile(l.info, info) &&
+	if l := d.last; l != nil && l.stable && os.SameFile(l.info, info) &&
 		l.info.Size() == info.Size() && l.info.ModTime().Equal(info.ModTime()) {
 		return l.config, path, l.err
 	}
-	now := time.Now
-	if d.Now != nil {
-		now = d.Now
-	}
-	l := &readFile{path: path, info: info, stable: now().Sub(info.ModTime()) > settled}
+	l := &readFile{info: info, stable: time.Since(info.ModTime()) > settled}
 	l.config, err = readAuthConfig(path, info)
 	if err != nil {
 		l.err = d.unreadable(path, err)

@@ -218,6 +218,10 @@ func TestAnEditedConfigCountsAtOnce(t *testing.T) {
 	check("the same size within one tick of the clock", "bob")
 	write(user("cat"), old)
 	check("with another time", "cat")
+	write(user("kit"), old)
+	check("with nothing that shows it, after a while", "cat")
+	write(user("dan"), old.Add(time.Minute))
+	check("with another time again", "dan")
 	write(user("charlie"), old)
 	check("with another size", "charlie")
 	other := d.Path + ".new"

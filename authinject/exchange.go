@@ -147,11 +147,11 @@ func (x exchange) ask(req *http.Request, e *Event) (tok *token, again bool, err 
 	if x.t.UserAgent != "" {
 		req.Header.Set("User-Agent", x.t.UserAgent)
 	}
-	asked := x.t.now()
+	asked := time.Now()
 	// RoundTrip, not a client: a redirect must not take the credential along.
 	resp, err := x.t.base().RoundTrip(req)
 	if err != nil {
-		return nil, req.Context().Err() == nil && !cutOff(err), x.unreachable("could not be reached", err)
+		return nil, !cutOff(err), x.unreachable("could not be reached", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	e.Status = resp.StatusCode
@@ -205,19 +205,15 @@ func (x exchange) read(body []byte, asked time.Time, date string) (*token, error
 // say, and twelve hours at most. A token that the server had in stock is already older; its age is read off the
 // server's own clock, which may differ from ours.
 func (a answer) life(date string) time.Duration {
-	seconds, err := strconv.ParseFloat(strings.Trim(string(a.ExpiresIn), `"`), 64)
-	if err != nil || !(seconds > 0) {
+	// What is no number is 0 here, and what is no date so long ago that it does
+	// not count.
+	seconds, _ := strconv.ParseFloat(strings.Trim(string(a.ExpiresIn), `"`), 64)
+	if !(seconds > 0) {
 		return defaultLife
 	}
 	life := time.Duration(min(seconds, maxLife.Seconds()) * float64(time.Second))
-	issued, err := time.Parse(time.RFC3339, a.IssuedAt)
-	if err != nil {
-		return life
-	}
-	server, err := http.ParseTime(date)
-	if err != nil {
-		return life
-	}
+	issued, _ := time.Parse(time.RFC3339, a.IssuedAt)
+	server, _ := http.ParseTime(date)
 	if age := server.Sub(issued); age > 0 && age < life {
 		life -= age
 	}

@@ -1,6 +1,7 @@
 package authinject
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -42,6 +43,9 @@ func TestScopesFollowFromTheRequest(t *testing.T) {
 		"a mount pulls its source":                      {"POST", "/v2/a/b/blobs/uploads/?mount=sha256:0&from=c/d", "", "repository:a/b:pull,push repository:c/d:pull"},
 		"a mount from itself has one scope":             {"POST", "/v2/a/b/blobs/uploads/?mount=sha256:0&from=a/b", "", "repository:a/b:pull,push"},
 		"from without mount is not a source":            {"POST", "/v2/a/b/blobs/uploads/?from=c/d", "", "repository:a/b:pull,push"},
+		"a name in the context that is none does not":   {"GET", "/v2/acme/app/manifests/1", "a:pull repository:secret", "repository:acme/app:pull"},
+		"nor does it where the path has none":           {"PUT", "/artifacts-uploads/x/y", "a:pull repository:secret", ""},
+		"only a POST mounts":                            {"PUT", "/v2/a/b/blobs/uploads/1?mount=sha256:0&from=c/d", "", "repository:a/b:pull,push"},
 		"a source that is no name is left out":          {"POST", "/v2/a/b/blobs/uploads/?mount=sha256:0&from=c:*", "", "repository:a/b:pull,push"},
 		"a name may have components like the API's":     {"GET", "/v2/blobs/manifests/tags/manifests/1", "", "repository:blobs/manifests/tags:pull"},
 		"GHCR's upload path names the repository":       {"PATCH", "/v2/acme/app/blobs/upload/7", "", "repository:acme/app:pull,push"},
@@ -191,5 +195,86 @@ func TestTwoAccountsOnOneHostStayApart(t *testing.T) {
 	}
 	if seen["repository:acme/app:pull,push"] != "bob" || seen["repository:other/app:pull,push"] != "alice" {
 		t.Errorf("got accounts %v", seen)
+	}
+}
+
+func TestATokenIsNotAskedForMoreThanIsNeeded(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		method string
+		status int // of the token server
+		want   []string
+	}{
+		"a pull that is called a bad request":      {"GET", 400, []string{"repository:acme/app:pull"}},
+		"a push that is called a bad request":      {"PUT", 400, []string{"repository:acme/app:pull,push"}},
+		"a delete that is forbidden":               {"DELETE", 403, []string{"repository:acme/app:pull,push,delete"}},
+		"a delete whose action nobody understands": {"DELETE", 400, []string{"repository:acme/app:pull,push,delete", "repository:acme/app:*"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr, w := newTransport(&registry{refuse: func([]string) int { return test.status }}, fixed{"": bob})
+			if code, err := send(t, tr, test.method, manifest, ""); !errors.Is(err, oci.ErrDenied) {
+				t.Errorf("got %d and %v, want the refusal", code, err)
+			}
+			if got := tokenScopes(t, w); !slices.Equal(got, test.want) {
+				t.Errorf("tokens for %q were asked for, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A request that a token does not cover costs a refusal.
+func TestATokenIsUsedForWhatItCoversOnly(t *testing.T) {
+	t.Parallel()
+	push, root := home+"/v2/acme/app/blobs/uploads/", home+"/v2/"
+	for name, test := range map[string]struct {
+		first, method, address string
+		line                   string // of the second request
+		tokens                 int
+	}{
+		"a push token for a pull":              {push, "GET", manifest, "GET /v2/acme/app/manifests/1", 1},
+		"not for a delete":                     {push, "DELETE", manifest, "DELETE /v2/acme/app/manifests/1", 2},
+		"nor one without a scope for a push":   {root, "PUT", manifest, "PUT /v2/acme/app/manifests/1", 2},
+		"nor that of a login for the catalog":  {root, "GET", root + "_catalog", "GET /v2/_catalog", 2},
+		"nor a pull token for another's image": {manifest, "GET", home + "/v2/acme/other/manifests/1", "GET /v2/acme/other/manifests/1", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &registry{}
+			tr, w := newTransport(r, fixed{"": bob})
+			method := "GET"
+			if test.first == push {
+				method = "POST"
+			}
+			mustSend(t, tr, 201, method, test.first, "")
+			mustSend(t, tr, 201, test.method, test.address, "")
+			n := 0
+			for _, line := range w.lines(homeAt) {
+				if line == test.line {
+					n++
+				}
+			}
+			if n != 1 || r.exchanges() != test.tokens {
+				t.Errorf("%d requests with %d tokens, want 1 with %d: %q", n, r.exchanges(), test.tokens, w.lines(homeAt))
+			}
+		})
+	}
+	// A push that is refused says nothing about a pull.
+	r := &registry{refuse: func(scopes []string) int {
+		if strings.Contains(scopes[0], "push") {
+			return 403
+		}
+		return 0
+	}}
+	tr, w := newTransport(r, fixed{"": bob})
+	if _, err := send(t, tr, "PUT", manifest, "{}"); !errors.Is(err, oci.ErrDenied) {
+		t.Errorf("got %v, want the refusal", err)
+	}
+	tr.remember(homeAt, demand{scheme: "bearer", realm: &url.URL{Scheme: "https", Host: "registry.test", Path: "/token"}, service: "registry.test"})
+	mustSend(t, tr, 201, "GET", manifest, "")
+	for _, s := range w.requests() {
+		if s.auth == "Bearer " {
+			t.Error("a refusal was sent as a token")
+		}
 	}
 }

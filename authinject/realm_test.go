@@ -43,6 +43,7 @@ func TestS10HostileRealmsNeverSeeTheCredential(t *testing.T) {
 		"a scheme-relative foreign host":       "//evil.example/token",
 		"a backslash":                          `https://evil.example\@registry.test/token`,
 		"a per cent sign in the host":          "https://registry%2etest.evil.example/token",
+		"a sibling whose name is none":         "https://a!.registry.test/token",
 		"a full-width look-alike":              "https://ｒegistry.test/token",
 		"a realm that redirects to a stranger": "https://registry.test/redirect",
 	} {
@@ -86,6 +87,8 @@ func TestRealmsThatBelongToTheRegistryAreAccepted(t *testing.T) {
 		"GitLab's":                         {"https://registry.gitlab.com", "https://gitlab.com/jwt/auth", nil},
 		"a sibling below a suffix of two":  {"https://registry.acme.co.uk", "https://auth.acme.co.uk/token", nil},
 		"an address, the same":             {"http://127.0.0.1:5000", "http://127.0.0.1:5000/token", nil},
+		"localhost, its port written out":  {"http://localhost", "http://localhost:80/token", nil},
+		"a trusted one behind nonsense":    {"https://ghcr.io", "https://auth.example.org/token", []string{"", "no host", "auth.example.org"}},
 		"localhost, the same":              {"http://localhost:5000", "http://localhost:5000/token", nil},
 		"an IPv6 address, the same":        {"http://[::1]:5000", "http://[::1]:5000/token", nil},
 		"a trusted host":                   {"https://ghcr.io", "https://auth.example.org/token", []string{"auth.example.org"}},
@@ -117,6 +120,10 @@ func TestS10RealmsOfNeighboursAreRefused(t *testing.T) {
 		"localhost by address":                   {"http://localhost:5000", "http://127.0.0.1:5000/token", nil},
 		"another port of an address":             {"http://10.0.0.5:5000", "http://10.0.0.5:5001/token", nil},
 		"a name that ends like the address":      {"http://10.0.0.5:5000", "http://evil.0.5/token", nil},
+		"an old number at the end":               {"http://10.1.0x7f:5000", "http://evil.1.0x7f/token", nil},
+		"a port at the end":                      {"http://a.1.2:5000", "http://evil.1.2/token", nil},
+		"nonsense that is trusted":               {"https://ghcr.io", "https://auth.example.org/token", []string{"", "no host", "auth.example.org/x", "*"}},
+		"an address of another family":           {"https://[fd00::1]:5000", "https://[fd00::2]:5000/token", nil},
 		"an address close by":                    {"http://10.0.0.5:5000", "http://10.0.0.6:5000/token", nil},
 		"a trusted host on another port":         {"https://ghcr.io", "https://auth.example.org:8443/token", []string{"auth.example.org"}},
 		"a trusted host over http":               {"https://ghcr.io", "http://auth.example.org/token", []string{"auth.example.org"}},
@@ -137,7 +144,7 @@ func TestS10RealmsOfNeighboursAreRefused(t *testing.T) {
 func TestARefusedRealmNamesItsHostAndTheRemedy(t *testing.T) {
 	t.Parallel()
 	r := &registry{realm: "https://auth.example.org:8443/token?next=" + canary}
-	tr, _ := newTransport(r, fixed{"": bob})
+	tr, w := newTransport(r, fixed{"": bob})
 	_, err := send(t, tr, "GET", manifest, "")
 	if !errors.Is(err, oci.ErrDenied) {
 		t.Fatalf("got %v, want a refusal", err)
@@ -149,6 +156,9 @@ func TestARefusedRealmNamesItsHostAndTheRemedy(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), canary) {
 		t.Error("the realm's query is in the error")
+	}
+	if got := w.lines(homeAt); len(got) != 1 {
+		t.Errorf("the registry saw %q, want one request", got)
 	}
 	// Once the registry is corrected, the next request goes through.
 	r.realm = ""

@@ -57,3 +57,68 @@ func TestS16ARefusalThatRepeatsTheCredentialIsCleaned(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsNoRefusalIsPassedOnAsItIs(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxScrubbed+1000)
+	for name, test := range map[string]struct {
+		status int
+		bare   bool // without a credential
+		body   string
+	}{
+		"content that has the secret in it":      {200, false, "a blob with " + canary + long},
+		"a redirect":                             {307, false, canary},
+		"a refusal of what carried nothing":      {404, true, long},
+		"a refusal that repeats what nobody had": {403, true, canary},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr, _ := newTransport(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !test.bare && r.Header.Get("Authorization") == "" {
+					w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+					w.WriteHeader(401)
+					return
+				}
+				w.WriteHeader(test.status)
+				_, _ = io.WriteString(w, test.body)
+			}), fixed{"": bob})
+			req, err := http.NewRequestWithContext(t.Context(), "GET", manifest, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != test.status || string(got) != test.body {
+				t.Errorf("%d, %d bytes of %d, %v", resp.StatusCode, len(got), len(test.body), err)
+			}
+		})
+	}
+}
+
+func TestS16ARefusalThatRepeatsATokenAloneIsCleaned(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*registry{"a token": {}, "what Basic is made of": {basic: true}} {
+		tr, _ := newTransport(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/token" || !r.allowed(req) {
+				r.ServeHTTP(w, req)
+				return
+			}
+			_, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+			w.WriteHeader(403)
+			_, _ = io.WriteString(w, "not with <"+value+">")
+		}), fixed{"": bob})
+		req, err := http.NewRequestWithContext(t.Context(), "GET", manifest, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "not with <***>" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}

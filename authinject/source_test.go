@@ -60,6 +60,27 @@ func (f failing) Credential(context.Context, oci.Repo) (Credential, error) {
 }
 func (f failing) Hosts(context.Context) ([]string, error) { return nil, f.err }
 
+// listed is a source that knows no host and fails all the same.
+type listed struct{ failing }
+
+func (listed) Hosts(context.Context) ([]string, error) { return nil, nil }
+
+func TestOnlyACredentialOfNothingIsAnonymous(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]Credential{"a name": {Username: "u"}, "a password": {Password: "p"}, "an identity": {Identity: "i"}, "a token": {Bearer: "b"}} {
+		if c.Anonymous() {
+			t.Errorf("%s is anonymous", name)
+		}
+	}
+	if !(Credential{Source: "docker config x", Minted: true}).Anonymous() {
+		t.Error("nothing is an account")
+	}
+	ann, eve := Credential{Username: "ann"}, Credential{Username: "eve"}
+	if ctx := withRejected(t.Context(), ann); !isRejected(ctx, ann) || isRejected(ctx, eve) || isRejected(t.Context(), Credential{}) {
+		t.Error("a refusal of one credential is not its own alone")
+	}
+}
+
 func TestTheFirstSourceThatHasOneAnswers(t *testing.T) {
 	t.Parallel()
 	first, second := fixed{"acme/app": {Username: "first"}}, fixed{"": {Username: "second"}}
@@ -88,6 +109,19 @@ func TestTheFirstSourceThatHasOneAnswers(t *testing.T) {
 	}
 	if _, err := (Chain{broken, second}).Knows(t.Context(), "registry.test"); !errors.Is(err, oci.ErrDenied) {
 		t.Errorf("got %v, want the failure", err)
+	}
+	if _, err := (Chain{first, broken}).Hosts(t.Context()); !errors.Is(err, oci.ErrDenied) {
+		t.Errorf("got %v, want the failure", err)
+	}
+	// Its hosts can be listed, and it fails when it is asked for one.
+	half := listed{failing{oci.ErrDenied.With("locked")}}
+	if known, err := (Chain{half, second}).Knows(t.Context(), "registry.test"); known || !errors.Is(err, oci.ErrDenied) {
+		t.Errorf("got %v and %v, want the failure", known, err)
+	}
+	for _, host := range []string{"", "registry.test/acme", "bob@registry.test", "registry.test/..", "ftp://registry.test", "other.test"} {
+		if known, err := (Chain{second}).Knows(t.Context(), host); known || err != nil {
+			t.Errorf("%q: got %v and %v, want a host that nobody is logged in to", host, known, err)
+		}
 	}
 	if hosts, err := (Chain{first, second}).Hosts(t.Context()); err != nil || !slices.Equal(hosts, []string{"registry.test"}) {
 		t.Errorf("got %q and %v", hosts, err)
@@ -168,26 +202,49 @@ func TestReferencesAreFollowedAnew(t *testing.T) {
 func TestReferencesThatCannotBeFollowedAreErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	empty, large := filepath.Join(dir, "empty"), filepath.Join(dir, "large")
-	if err := errors.Join(os.WriteFile(empty, []byte("\n"), 0o600), os.WriteFile(large, make([]byte, maxReferenced+1), 0o600)); err != nil {
+	empty, large, good := filepath.Join(dir, "empty"), filepath.Join(dir, "large"), filepath.Join(dir, "good")
+	if err := errors.Join(os.WriteFile(good, []byte("pw"), 0o600), os.WriteFile(empty, []byte("\n"), 0o600), os.WriteFile(large, make([]byte, maxReferenced+1), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for name, r := range map[string]*Reference{
-		"the secret itself":    {Key: "ghcr.io", Password: canary},
-		"no secret":            {Key: "ghcr.io", Username: "bob"},
-		"no registry":          {Key: "a@b", Password: "env:X"},
-		"a relative file":      {Key: "ghcr.io", Password: "file:pw"},
-		"an unnamed variable":  {Key: "ghcr.io", Password: "env:"},
-		"a missing file":       {Key: "ghcr.io", Password: "file:" + filepath.Join(dir, "none")},
-		"a directory":          {Key: "ghcr.io", Password: "file:" + dir},
-		"an empty file":        {Key: "ghcr.io", Password: "file:" + empty},
-		"a large file":         {Key: "ghcr.io", Password: "file:" + large},
-		"a variable not set":   {Key: "ghcr.io", Bearer: "env:PUSHPROXY_TEST_NOT_SET"},
-		"a username not there": {Key: "ghcr.io", Username: "env:PUSHPROXY_TEST_NOT_SET", Password: "file:" + large},
+		"the secret itself":                   {Key: "ghcr.io", Password: canary},
+		"no secret":                           {Key: "ghcr.io", Username: "bob"},
+		"no registry":                         {Key: "a@b", Password: "env:X"},
+		"a relative file":                     {Key: "ghcr.io", Password: "file:pw"},
+		"an unnamed variable":                 {Key: "ghcr.io", Password: "env:"},
+		"a missing file":                      {Key: "ghcr.io", Password: "file:" + filepath.Join(dir, "none")},
+		"a directory":                         {Key: "ghcr.io", Password: "file:" + dir},
+		"an empty file":                       {Key: "ghcr.io", Password: "file:" + empty},
+		"a large file":                        {Key: "ghcr.io", Password: "file:" + large},
+		"a variable not set":                  {Key: "ghcr.io", Bearer: "env:PUSHPROXY_TEST_NOT_SET"},
+		"a username not there":                {Key: "ghcr.io", Username: "env:PUSHPROXY_TEST_NOT_SET", Password: "file:" + good},
+		"a secret that begins as a path does": {Key: "ghcr.io", Password: "/" + canary},
+		"a good one beside a secret itself":   {Key: "ghcr.io", Password: "file:" + good, Identity: canary},
 	} {
 		_, err := r.Credential(t.Context(), oci.Repo{Host: "ghcr.io"})
 		if !errors.Is(err, oci.ErrDenied) || leaks(err.Error()) {
 			t.Errorf("%s: got %v, want an error to be shown", name, err)
 		}
+	}
+	for name, r := range map[string]*Reference{
+		"no registry":         {Key: "a@b", Password: "env:X"},
+		"a relative file":     {Key: "ghcr.io", Password: "file:pw"},
+		"an unnamed variable": {Key: "ghcr.io", Password: "env:"},
+		"a path alone":        {Key: "ghcr.io", Password: "/" + canary},
+	} {
+		if err := r.Validate(); err == nil || leaks(err.Error()) {
+			t.Errorf("%s: Validate says %v", name, err)
+		}
+		if _, err := r.Hosts(t.Context()); !errors.Is(err, oci.ErrDenied) || leaks(err.Error()) {
+			t.Errorf("%s: Hosts says %v", name, err)
+		}
+	}
+	for says, file := range map[string]string{"does not exist": filepath.Join(dir, "none"), "not a regular file": dir, "is empty": empty, "larger than 64 KiB": large} {
+		if _, err := (&Reference{Key: "ghcr.io", Password: "file:" + file}).Credential(t.Context(), oci.Repo{Host: "ghcr.io"}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v does not say %q", err, says)
+		}
+	}
+	if _, err := (&Reference{Key: "ghcr.io", Password: "file:" + good}).Credential(t.Context(), oci.Repo{Host: "not a host"}); !errors.Is(err, ErrNone) {
+		t.Errorf("a registry that is none: %v", err)
 	}
 }

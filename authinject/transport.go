@@ -47,8 +47,6 @@ type Transport struct {
 	TrustedRealms []string
 	// UserAgent is sent to token servers, and where a request has none.
 	UserAgent string
-	// Now is the clock; nil means time.Now.
-	Now func() time.Time
 	// Observe, when set, is told of each request that is made for a token or to
 	// learn what the registry asks for, with the values of the ctx of whoever
 	// needed it first. It must not block.
@@ -70,18 +68,11 @@ type state struct {
 func (t *Transport) state() *state {
 	t.once.Do(func() {
 		t.st = &state{
-			tokens:  &tokens{now: t.now, held: map[tokenKey]*token{}, renewed: map[tokenKey]*Secret{}},
+			tokens:  &tokens{now: time.Now, held: map[tokenKey]*token{}, renewed: map[tokenKey]*Secret{}},
 			demands: map[string]demand{},
 		}
 	})
 	return t.st
-}
-
-func (t *Transport) now() time.Time {
-	if t.Now != nil {
-		return t.Now()
-	}
-	return time.Now()
 }
 
 func (t *Transport) base() http.RoundTripper {
