@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pushproxy/oci"
 )
 
 func TestIdentityTokensAreExchangedByPost(t *testing.T) {
@@ -76,6 +78,56 @@ func TestS10AReplacedRefreshTokenIsUsedAndBoundToItsRealm(t *testing.T) {
 		}
 		if i := strings.Index(seen, "/b "); i < 0 || !strings.HasPrefix(seen[i:], "/b first") {
 			t.Errorf("got %s, want the second realm to see the credential's own token first", seen)
+		}
+	})
+}
+
+func TestWhatAnIdentityTokenIsExchangedWith(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ challenge, want string }{
+		"a service that is named": {`Bearer realm="https://registry.test/token",service="s p"`, "client_id=pushproxy&grant_type=refresh_token&refresh_token=" + canary + "&scope=repository%3Aacme%2Fapp%3Apull&service=s+p"},
+		"one that is not":         {`Bearer realm="https://registry.test/token"`, "client_id=pushproxy&grant_type=refresh_token&refresh_token=" + canary + "&scope=repository%3Aacme%2Fapp%3Apull"},
+	} {
+		tr, w := newTransport(&registry{identity: canary, challenge: test.challenge}, fixed{"": {Identity: canary}})
+		mustSend(t, tr, 201, "GET", manifest, "")
+		if got := w.requests()[1]; got.body != test.want || got.auth != "" {
+			t.Errorf("%s: %s with %q", name, got.line, got.body)
+		}
+		tr, w = newTransport(&registry{challenge: test.challenge}, fixed{"": bob})
+		mustSend(t, tr, 201, "GET", manifest, "")
+		if got := w.requests()[1]; strings.Contains(got.line, "service=") != strings.Contains(test.challenge, "service=") {
+			t.Errorf("%s: %s", name, got.line)
+		}
+	}
+}
+
+func TestAReplacedRefreshTokenStaysUntilItIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tr, w := newTransport(&registry{realm: "https://auth.registry.test/a"}, fixed{"": {Identity: "first"}})
+		var used []string
+		spent := false
+		w.hosts["https://auth.registry.test:443"] = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+			given := req.PostFormValue("refresh_token")
+			used = append(used, given)
+			switch {
+			case given == "" || given == "second" && spent:
+				rw.WriteHeader(401)
+			case given == "first" && !spent:
+				_, _ = fmt.Fprintf(rw, `{"access_token":"t%d","refresh_token":"second"}`, len(used))
+			default:
+				_, _ = fmt.Fprintf(rw, `{"access_token":"t%d"}`, len(used))
+			}
+		})
+		for i := range 5 {
+			spent = i > 2
+			if err := tr.Warm(t.Context(), oci.Repo{Name: "acme/app"}, false); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if got, want := strings.Join(used, " "), "first second second second first first"; got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -29,6 +30,9 @@ func TestTokensAreUsedForFourFifthsOfTheirLife(t *testing.T) {
 		"a negative life means a minute":               {`{"token":"a","expires_in":-5}`, 48 * time.Second},
 		"nonsense means a minute":                      {`{"token":"a","expires_in":[1]}`, 48 * time.Second},
 		"a year is cut to twelve hours":                {`{"token":"a","expires_in":31536000}`, 12 * time.Hour * 4 / 5},
+		"what no number can be is cut, too":            {`{"token":"a","expires_in":1e999}`, 12 * time.Hour * 4 / 5},
+		"what is not a number means a minute":          {`{"token":"a","expires_in":"NaN"}`, 48 * time.Second},
+		"an issue date that is none does not count":    {`{"token":"a","expires_in":100,"issued_at":"yesterday"}`, 80 * time.Second},
 		"infinity is cut to twelve hours":              {`{"token":"a","expires_in":1e300}`, 12 * time.Hour * 4 / 5},
 		"a life in quotes counts":                      {`{"token":"a","expires_in":"10"}`, 8 * time.Second},
 		"access_token is as good as token":             {`{"access_token":"a","expires_in":10}`, 8 * time.Second},
@@ -167,7 +171,7 @@ func TestARefusalIsRememberedForTenSeconds(t *testing.T) {
 
 func TestAnAilingTokenServerIsAskedAgainAndThenReported(t *testing.T) {
 	t.Parallel()
-	for name, status := range map[string]int{"overloaded": 503, "too many requests": 429, "a redirect": 302, "gone": 410} {
+	for name, status := range map[string]int{"overloaded": 503, "too many requests": 429, "too slow": 408, "a redirect": 302, "gone": 410} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fail := 2
@@ -184,7 +188,7 @@ func TestAnAilingTokenServerIsAskedAgainAndThenReported(t *testing.T) {
 					r.ServeHTTP(rw, req)
 				})
 				_, err := send(t, tr, "GET", manifest, "")
-				if heals := status == 503 || status == 429; heals != (err == nil) {
+				if heals := status == 503 || status == 429 || status == 408; heals != (err == nil) {
 					t.Errorf("after two answers of %d: got %v", status, err)
 				}
 				fail = 100
@@ -207,6 +211,8 @@ func TestAnswersThatAreNoTokenAreErrorsThatQuoteNothing(t *testing.T) {
 		"not JSON":                "<html>" + canary,
 		"no token":                `{"secret":"` + canary + `"}`,
 		"a token with line break": `{"token":"` + canary + `\r\nX-Evil: 1"}`,
+		"a token beyond ASCII":    `{"token":"` + canary + `é"}`,
+		"an empty token":          `{"token":"","access_token":""}`,
 		"a token of spaces":       `{"token":"a ` + canary + `"}`,
 		"more than 64 KiB":        `{"token":"` + strings.Repeat(canary, 6000) + `"}`,
 		"64 KiB of blanks":        `{"token":"a"}` + strings.Repeat(" ", maxTokenAnswer),
@@ -252,5 +258,87 @@ func TestHoweverManyAreAskedForFewAreRemembered(t *testing.T) {
 		if len(h.answers) > maxHelperAnswers {
 			t.Fatalf("%d answers of helpers are held", len(h.answers))
 		}
+	}
+}
+
+func TestWhatATokenServersRefusalSays(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		cred    Credential
+		address string
+		status  int
+		want    error
+		says    []string
+	}{
+		"a bad request":                {bob, manifest, 400, oci.ErrDenied, []string{"refused the credential from " + bob.Source, "answered 400"}},
+		"unauthorized":                 {bob, manifest, 401, oci.ErrDenied, []string{"refused the credential from " + bob.Source, `"repository:acme/app:pull"`}},
+		"forbidden":                    {bob, manifest, 403, oci.ErrDenied, []string{"docker login registry.test again"}},
+		"not there":                    {bob, manifest, 404, oci.ErrUpstream, []string{"answered 404"}},
+		"not by this method":           {bob, manifest, 405, oci.ErrUpstream, []string{"answered 405"}},
+		"unauthorized without a login": {Credential{}, manifest, 401, oci.ErrDenied, []string{"asks for a login and none was found", "run docker login registry.test"}},
+		"the login itself":             {bob, home + "/v2/", 401, oci.ErrDenied, []string{"answered 401 to a login"}},
+	} {
+		tr, _ := newTransport(&registry{anonymous: true, refuse: func([]string) int { return test.status }}, fixed{"": test.cred})
+		_, err := send(t, tr, "GET", test.address, "")
+		if !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", name, err, test.want)
+		}
+		for _, says := range test.says {
+			if !strings.Contains(fmt.Sprint(err), says) {
+				t.Errorf("%s: %v does not say %q", name, err, says)
+			}
+		}
+	}
+	tr, _ := newTransport(&registry{realm: "https://registry.test/" + strings.Repeat("long", 200)}, fixed{"": {Username: "bob", Password: "wrong", Source: "x"}})
+	if _, err := send(t, tr, "GET", manifest, ""); err == nil || len(err.Error()) > 1000 || !strings.Contains(err.Error(), "…\"") {
+		t.Errorf("a long address is shown in %d bytes: %v", len(fmt.Sprint(err)), err)
+	}
+}
+
+// broken is a body that breaks off.
+type broken struct{ io.Reader }
+
+func (b broken) Read(p []byte) (int, error) {
+	if n, _ := b.Reader.Read(p); n > 0 {
+		return n, nil
+	}
+	return 0, io.ErrUnexpectedEOF
+}
+func (broken) Close() error { return nil }
+
+// busy is what a transport says that expects to do better soon.
+type busy struct{ error }
+
+func (busy) CutOff() bool { return false }
+
+func TestATokenServerThatBreaksOffIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]func() (*http.Response, error){
+		"an answer that breaks off": func() (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: broken{strings.NewReader(`{"token":"a"`)}}, nil
+		},
+		"one that breaks off behind its end": func() (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: broken{strings.NewReader(`{"token":"a"}`)}}, nil
+		},
+		"a transport that knows of a way": func() (*http.Response, error) { return nil, busy{errors.New("not now")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr, w := newTransport(&registry{}, fixed{"": bob})
+				asked := 0
+				tr.Base = opaque(func(r *http.Request) (*http.Response, error) {
+					if r.URL.Path == "/token" {
+						if asked++; asked == 1 {
+							return first()
+						}
+					}
+					return w.RoundTrip(r)
+				})
+				mustSend(t, tr, 201, "GET", manifest, "")
+				if asked != 2 {
+					t.Errorf("it was asked %d times", asked)
+				}
+			})
+		})
 	}
 }
