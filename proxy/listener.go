@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -104,6 +106,21 @@ type slotted struct {
 	slots *Slots
 	peer  string
 	once  sync.Once
+}
+
+// Write implements net.Conn. A deadline is put off for who took leastPiece since
+// it was set: a large piece of an answer has no less time than many small ones.
+func (c *slotted) Write(p []byte) (n int, err error) {
+	for {
+		k, err := c.Conn.Write(p[n:])
+		n += k
+		if n == len(p) || k < leastPiece || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(readPause)); err != nil {
+			return n, err
+		}
+	}
 }
 
 // NetConn returns the connection itself.

@@ -100,21 +100,49 @@ func TestS28AClientThatDoesNotReadIsGivenUp(t *testing.T) {
 
 func TestAClientThatReadsSlowlyButSteadilyGetsAllOfABlob(t *testing.T) {
 	t.Parallel()
+	for name, fast := range map[string]int64{"from the start": 0, "after it was fast": 2<<20 + 500<<10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, r *rig) {
+				blob := blobOf(5<<20 + 7)
+				d := r.pushBlob(app, blob)
+				conn := r.open("GET", app+"/blobs/"+d.String(), 0, nil)
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got bytes.Buffer
+				if _, err := io.CopyN(&got, resp.Body, fast); err != nil {
+					t.Fatal(err)
+				}
+				for err == nil && got.Len() < len(blob) {
+					time.Sleep(readPause - 10*time.Second)
+					_, err = io.CopyN(&got, resp.Body, 2*leastPiece)
+				}
+				if !bytes.Equal(got.Bytes(), blob) {
+					t.Errorf("%d bytes of %d came: %v", got.Len(), len(blob), err)
+				}
+			})
+		})
+	}
+}
+
+func TestS28AClientThatReadsAFewBytesNowAndThenIsGivenUp(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, r *rig) {
-		blob := blobOf(3<<20 + 7)
-		d := r.pushBlob(app, blob)
+		d := r.pushBlob(app, blobOf(3<<20))
 		conn := r.open("GET", app+"/blobs/"+d.String(), 0, nil)
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
+		reader := bufio.NewReader(conn)
+		if _, err := io.CopyN(io.Discard, reader, 1<<20); err != nil {
 			t.Fatal(err)
 		}
-		var got bytes.Buffer
-		for err == nil && got.Len() < len(blob) {
-			time.Sleep(readPause - 10*time.Second)
-			_, err = io.CopyN(&got, resp.Body, 2*leastPiece)
+		began := time.Now()
+		for err := error(nil); err == nil; {
+			time.Sleep(10 * time.Second)
+			_, err = io.CopyN(io.Discard, conn, 1000)
 		}
-		if !bytes.Equal(got.Bytes(), blob) {
-			t.Errorf("%d bytes of %d came: %v", got.Len(), len(blob), err)
+		if took := time.Since(began); took > 3*readPause {
+			t.Errorf("it was given up after %v only", took)
 		}
 	})
 }
