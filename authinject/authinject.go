@@ -157,7 +157,6 @@ func withRejected(ctx context.Context, c Credential) context.Context {
 
 // isRejected reports whether c is the credential of withRejected.
 func isRejected(ctx context.Context, c Credential) bool {
-	// No fingerprint is the zero one.
-	fp, _ := ctx.Value(rejectedKey{}).([32]byte)
-	return fp == c.fingerprint()
+	fp, ok := ctx.Value(rejectedKey{}).([32]byte)
+	return ok && fp == c.fingerprint()
 }

@@ -43,7 +43,7 @@ func (t *Transport) authorize(ctx context.Context, origin string, w *want) (auth
 	case d.scheme == "basic" && cred.Identity != "":
 		err = oci.ErrDenied.With("%s asks for a password, and %s holds only an identity token for it: run docker login %s with a password or access token",
 			t.Host, cred.Source, t.Host)
-	case d.realm != nil:
+	case d.scheme == "bearer" && d.realm != nil:
 		auth, err = t.bearer(ctx, d, w, cred)
 	}
 	if err != nil {
@@ -123,8 +123,10 @@ func (t *Transport) heal(req *http.Request, header http.Header, auth authorizati
 		d, _ = t.demand(origin)
 	}
 	switch {
+	case d.scheme == "":
+		return false, nil
 	case auth.header == "":
-		return d.scheme != "", nil
+		return true, nil
 	case auth.token != nil:
 		t.state().tokens.drop(auth.key, auth.token)
 		if w.from != "" && (auth.fresh || w.renewed) {
@@ -134,7 +136,10 @@ func (t *Transport) heal(req *http.Request, header http.Header, auth authorizati
 			return true, nil
 		}
 		again := !w.renewed
-		w.renewed, w.rejected = true, &auth.cred
+		w.renewed = true
+		if again && auth.cred.Minted {
+			w.rejected = &auth.cred
+		}
 		return again, nil
 	case auth.scheme == "bearer":
 		// A registry token is used as it is; there is no other.

@@ -15,6 +15,9 @@ const (
 	hubKey = "https://index.docker.io/v1/"
 )
 
+// maxKey is the longest credential key read, in bytes.
+const maxKey = 1024
+
 // Canonical returns the one form of a credential key or registry name: the
 // host in lower case with the port that was written, without scheme and one
 // trailing dot, and the repository prefix that follows it, if any.
@@ -25,6 +28,9 @@ const (
 // per cent sign, an IPv6 zone, a query, another scheme than http and https,
 // characters beyond ASCII, or a path that no repository name can start with.
 func Canonical(key string) (host, path string, ok bool) {
+	if len(key) > maxKey || strings.ContainsAny(key, "@%?#\\ \t\r\n") {
+		return "", "", false
+	}
 	rest := key
 	if scheme, after, found := strings.Cut(key, "://"); found {
 		if s := strings.ToLower(scheme); s != "https" && s != "http" {
@@ -59,9 +65,8 @@ func canonicalAuthority(s string) (string, bool) {
 	host, port := s, ""
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
 		host, port = s[:i], s[i+1:]
-		// What is no number, or too large a one, is written differently.
-		n, _ := strconv.ParseUint(port, 10, 16)
-		if n == 0 || strconv.FormatUint(n, 10) != port {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
 			return "", false
 		}
 		port = ":" + port
@@ -83,7 +88,7 @@ func canonicalAuthority(s string) (string, bool) {
 // validHostname reports whether s is a name or an IPv4 address in lower case.
 // Underscores pass: names of containers have them.
 func validHostname(s string) bool {
-	if len(s) > 253 {
+	if s == "" || len(s) > 253 {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {

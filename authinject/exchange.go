@@ -151,7 +151,7 @@ func (x exchange) ask(req *http.Request, e *Event) (tok *token, again bool, err 
 	// RoundTrip, not a client: a redirect must not take the credential along.
 	resp, err := x.t.base().RoundTrip(req)
 	if err != nil {
-		return nil, !cutOff(err), x.unreachable("could not be reached", err)
+		return nil, req.Context().Err() == nil && !cutOff(err), x.unreachable("could not be reached", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	e.Status = resp.StatusCode
@@ -205,15 +205,20 @@ func (x exchange) read(body []byte, asked time.Time, date string) (*token, error
 // say, and twelve hours at most. A token that the server had in stock is already older; its age is read off the
 // server's own clock, which may differ from ours.
 func (a answer) life(date string) time.Duration {
-	// What is no number is 0 here, and what is no date so long ago that it does
-	// not count.
-	seconds, _ := strconv.ParseFloat(strings.Trim(string(a.ExpiresIn), `"`), 64)
-	if !(seconds > 0) {
+	seconds, err := strconv.ParseFloat(strings.Trim(string(a.ExpiresIn), `"`), 64)
+	// One that is too large for a float is infinite, and cut like others.
+	if err != nil && !errors.Is(err, strconv.ErrRange) || !(seconds > 0) {
 		return defaultLife
 	}
 	life := time.Duration(min(seconds, maxLife.Seconds()) * float64(time.Second))
-	issued, _ := time.Parse(time.RFC3339, a.IssuedAt)
-	server, _ := http.ParseTime(date)
+	issued, err := time.Parse(time.RFC3339, a.IssuedAt)
+	if err != nil {
+		return life
+	}
+	server, err := http.ParseTime(date)
+	if err != nil {
+		return life
+	}
 	if age := server.Sub(issued); age > 0 && age < life {
 		life -= age
 	}

@@ -64,7 +64,7 @@ func (p realmPolicy) check(realm string) (*url.URL, error) {
 	switch {
 	case u.User != nil:
 		return nil, p.refuse("an address with user information in it", "")
-	case originOf(u) == "" || !validRealmHost(host):
+	case u.Opaque != "" || originOf(u) == "" || !validRealmHost(host):
 		return nil, p.refuse("an address that is not an http address of a plain host name", "")
 	case u.Scheme == "http" && p.origin.Scheme != "http":
 		return nil, p.refuse(shown+" over plain http", "")
@@ -82,8 +82,10 @@ func (p realmPolicy) check(realm string) (*url.URL, error) {
 // port stands for the scheme's own.
 func (p realmPolicy) trusts(u *url.URL, host string) bool {
 	for _, entry := range p.trusted {
-		// What cannot be read has no origin.
-		canonical, _ := canonicalAuthority(entry)
+		canonical, ok := canonicalAuthority(entry)
+		if !ok {
+			continue
+		}
 		if originOf(&url.URL{Scheme: u.Scheme, Host: canonical}) == originOf(u) {
 			return true
 		}
@@ -125,7 +127,7 @@ func isLiteral(host string) bool {
 // sameSite reports whether two names have the same registrable domain by the
 // public suffix list. Names that are a public suffix themselves have none.
 func sameSite(a, b string) bool {
-	siteA, err := publicsuffix.EffectiveTLDPlusOne(a)
-	siteB, _ := publicsuffix.EffectiveTLDPlusOne(b)
-	return err == nil && siteA == siteB
+	siteA, errA := publicsuffix.EffectiveTLDPlusOne(a)
+	siteB, errB := publicsuffix.EffectiveTLDPlusOne(b)
+	return errA == nil && errB == nil && siteA == siteB
 }

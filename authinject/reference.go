@@ -61,7 +61,7 @@ func (r *Reference) Credential(_ context.Context, repo oci.Repo) (Credential, er
 		return Credential{}, oci.ErrDenied.With("%v", err)
 	}
 	host, path, _ := Canonical(r.Key)
-	if asked, _, _ := Canonical(repo.Host); asked != host || !prefixOf(path, repo.Name) {
+	if asked, _, ok := Canonical(repo.Host); !ok || asked != host || !prefixOf(path, repo.Name) {
 		return Credential{}, ErrNone
 	}
 	c := Credential{Source: "config reference " + r.first()}
@@ -110,8 +110,8 @@ func (r *Reference) follow(ref string) (Secret, error) {
 		if lookup == nil {
 			lookup = os.LookupEnv
 		}
-		value, _ := lookup(name)
-		if value == "" {
+		value, ok := lookup(name)
+		if !ok || value == "" {
 			return fail("is not set")
 		}
 		return Secret(trimLine(value)), nil

@@ -31,7 +31,7 @@ type want struct {
 // the one in the path.
 func wantOf(req *http.Request, host string) want {
 	w := want{repo: oci.Repo{Host: host}}
-	if repo, _ := oci.RepoFrom(req.Context()); repo.Host == host && oci.ValidName(repo.Name) {
+	if repo, ok := oci.RepoFrom(req.Context()); ok && repo.Host == host && oci.ValidName(repo.Name) {
 		w.repo.Name = repo.Name
 	} else {
 		w.repo.Name = nameIn(req.URL)

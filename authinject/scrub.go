@@ -29,6 +29,9 @@ func scrub(resp *http.Response, auth authorization) {
 			values[i] = replace.Replace(values[i])
 		}
 	}
+	if resp.Body == nil || resp.Request != nil && resp.Request.Method == http.MethodHead {
+		return
+	}
 	// What cannot be read is a refusal with less text.
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxScrubbed))
 	_ = resp.Body.Close()
@@ -41,8 +44,10 @@ func scrub(resp *http.Response, auth authorization) {
 // replacer replaces what the request carried, as it is and as it is usually
 // encoded.
 func replacer(auth authorization) *strings.Replacer {
-	_, value, _ := strings.Cut(auth.header.Reveal(), " ")
-	secrets := []string{auth.header.Reveal(), value, auth.cred.Password.Reveal(), auth.cred.Identity.Reveal(), auth.cred.Bearer.Reveal()}
+	secrets := []string{auth.header.Reveal(), auth.cred.Password.Reveal(), auth.cred.Identity.Reveal(), auth.cred.Bearer.Reveal()}
+	if _, rest, ok := strings.Cut(auth.header.Reveal(), " "); ok {
+		secrets = append(secrets, rest)
+	}
 	var pairs []string
 	for _, s := range secrets {
 		if len(s) < minScrubbed {

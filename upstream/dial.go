@@ -70,6 +70,9 @@ func (t Trust) allows(addr netip.Addr) bool {
 // spelling of 127.0.0.1 is missed: mapped, NAT64 and 6to4.
 func embedded(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap()
+	if addr.Is4() {
+		return addr
+	}
 	b := addr.As16()
 	switch {
 	case nat64.Contains(addr):
@@ -107,8 +110,8 @@ func (d *dialer) dial(ctx context.Context, network, authority string) (net.Conn,
 	// Control sees each address after it was resolved and before a packet is
 	// sent: there is no gap in which a name could change.
 	one.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-		// What is no address is the zero one, which nobody may dial.
-		if addr, _ := netip.ParseAddrPort(address); !trust.allows(addr.Addr()) {
+		addr, err := netip.ParseAddrPort(address)
+		if err != nil || !trust.allows(addr.Addr()) {
 			return refusedAddress(authority, address)
 		}
 		return nil

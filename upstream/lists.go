@@ -33,8 +33,7 @@ func (c *Client) Tags(ctx context.Context, repo oci.Repo, query url.Values) (bod
 		return nil, "", err
 	}
 	query = only(query, pageKeys...)
-	// What is no number is 0 here, and one that is too large for an int the largest.
-	if n, _ := strconv.Atoi(query.Get("n")); c.quirk().MaxTags > 0 && n > c.quirk().MaxTags {
+	if n, err := strconv.Atoi(query.Get("n")); err == nil && c.quirk().MaxTags > 0 && n > c.quirk().MaxTags {
 		query.Set("n", strconv.Itoa(c.quirk().MaxTags))
 	}
 	k := call{what: "list the tags of " + repo.String(), op: OpTags, repo: repo, method: http.MethodGet, path: "/v2/" + repo.Name + "/tags/list", query: query.Encode()}
@@ -74,8 +73,8 @@ func (c *Client) Referrers(ctx context.Context, repo oci.Repo, d digest.Digest, 
 
 func (c *Client) fetchList(ctx context.Context, k call, unknown *oci.Error) (*answer, []byte, error) {
 	a, raw, err := c.fetch(ctx, k, maxList, unknown)
-	if len(raw) > maxList {
-		return nil, nil, oci.ErrUpstream.With("%s answered with more than 8 MiB when asked to %s; ask for fewer with n=", c.Host, k.what).Because(errVerdict)
+	if err == nil && len(raw) > maxList {
+		err = oci.ErrUpstream.With("%s answered with more than 8 MiB when asked to %s; ask for fewer with n=", c.Host, k.what).Because(errVerdict)
 	}
 	return a, raw, err
 }
@@ -110,7 +109,10 @@ func withoutNull(body []byte) []byte {
 func nextPage(h http.Header) string {
 	for _, line := range h.Values("Link") {
 		for line != "" {
-			target, params, rest := parseLink(line)
+			target, params, rest, ok := parseLink(line)
+			if !ok {
+				break
+			}
 			if u, err := url.Parse(target); err == nil && isNext(params) {
 				return only(u.Query(), referrerKeys...).Encode()
 			}
@@ -120,23 +122,26 @@ func nextPage(h http.Header) string {
 	return ""
 }
 
-// parseLink cuts the first link off a Link header. What is no link has no params.
-func parseLink(line string) (target, params, rest string) {
+// parseLink cuts the first link off a Link header.
+func parseLink(line string) (target, params, rest string, ok bool) {
 	line = strings.TrimLeft(line, " \t,")
 	if !strings.HasPrefix(line, "<") {
-		return "", "", ""
+		return "", "", "", false
 	}
-	target, line, _ = strings.Cut(line[1:], ">")
+	target, line, ok = strings.Cut(line[1:], ">")
+	if !ok {
+		return "", "", "", false
+	}
 	quoted := false
 	for i := range len(line) {
 		switch {
 		case line[i] == '"':
 			quoted = !quoted
 		case line[i] == ',' && !quoted:
-			return target, line[:i], line[i+1:]
+			return target, line[:i], line[i+1:], true
 		}
 	}
-	return target, line, ""
+	return target, line, "", true
 }
 
 func isNext(params string) bool {

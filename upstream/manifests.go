@@ -54,7 +54,7 @@ func (c *Client) HeadManifest(ctx context.Context, repo oci.Repo, reference stri
 
 func (c *Client) headByGet(ctx context.Context, repo oci.Repo, reference string, accept []string) (oci.Descriptor, bool, error) {
 	d, _, err := c.GetManifest(ctx, repo, reference, accept)
-	if e := (*oci.Error)(nil); errors.As(err, &e) && e.Status == http.StatusNotFound {
+	if e := (*oci.Error)(nil); err != nil && errors.As(err, &e) && e.Status == http.StatusNotFound {
 		return oci.Descriptor{}, false, nil
 	}
 	return d, err == nil, err
@@ -166,9 +166,8 @@ func accepting(types []string) http.Header {
 // contentType returns the answer's media type, or "" when it says nothing about
 // manifests.
 func contentType(h http.Header) string {
-	// A parameter that does not parse says nothing about the type.
-	t, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
-	if t == "text/plain" || t == "text/html" || t == "application/octet-stream" || t == "application/json" {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || t == "text/plain" || t == "text/html" || t == "application/octet-stream" || t == "application/json" {
 		return ""
 	}
 	return t

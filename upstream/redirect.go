@@ -95,7 +95,7 @@ func (c *Client) locate(from *url.URL, location string) (*url.URL, error) {
 		return nil, oci.ErrUpstream.With("%s opened an upload but named no Location for it; try again", c.Host).Because(errLocation)
 	}
 	u, err := from.Parse(location)
-	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
+	if err != nil || u.Host == "" || u.User != nil || u.Opaque != "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, oci.ErrUpstream.With("%s opened an upload at a Location that is no URL", c.Host).Because(errLocation)
 	}
 	u.Fragment, u.RawFragment = "", ""
