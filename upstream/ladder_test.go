@@ -1,10 +1,13 @@
 package upstream
 
 import (
+	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"pushproxy/oci"
 	"pushproxy/upstream/upstreamtest"
 )
 
@@ -103,4 +106,93 @@ func TestRegistryFamiliesThatDiffer(t *testing.T) {
 		noError(t, push(t, c, b, d))
 		sawRequests(t, r, d, post, put1, post, patch2, patch2, patch2, put2)
 	})
+}
+
+func TestChunksAreHalvedAsFarAsTheyHelp(t *testing.T) {
+	t.Parallel()
+	b, d := blobOf(1 << 20)
+	t.Run("chunks that are too large, as whole bodies are", func(t *testing.T) {
+		r := &upstreamtest.Registry{MaxBody: 200_000}
+		c := newClient(r)
+		noError(t, push(t, c, b, d))
+		stored(t, r, b, d)
+		// And what was learned is where the next one begins.
+		r.Reset()
+		noError(t, push(t, c, b, d))
+		if log := r.Log(); len(log) != 10 || log[1].Method != "PATCH" {
+			t.Errorf("%q, want eight chunks", r.Requests())
+		}
+	})
+	t.Run("an upstream that takes no byte at once", func(t *testing.T) {
+		r := &upstreamtest.Registry{MaxBody: 1}
+		if err := push(t, newClient(r), b, d); !errors.Is(err, &oci.Error{Status: 413, Code: "UNKNOWN"}) || len(r.Requests()) > 30 {
+			t.Errorf("%v after %d requests", err, len(r.Requests()))
+		}
+	})
+	t.Run("chunks that are refused for what they are", func(t *testing.T) {
+		r := &upstreamtest.Registry{RefusePut: 405, RefusePatch: 405}
+		if err := push(t, newClient(r), b, d); !errors.Is(err, oci.ErrUnsupported) {
+			t.Errorf("error %v", err)
+		}
+		sawRequests(t, r, d, post, put1, end1, post, patch2, "DELETE …/blobs/uploads/u2", post, "PATCH …/blobs/uploads/u3")
+	})
+	t.Run("a body without a length that is refused goes in chunks, and that is remembered", func(t *testing.T) {
+		r := &upstreamtest.Registry{RefusePut: 405}
+		r.Fail = func(req *http.Request) int {
+			if req.Method == http.MethodPatch && req.Header.Get("Content-Range") == "" {
+				return http.StatusMethodNotAllowed
+			}
+			return 0
+		}
+		c := newClient(r)
+		noError(t, push(t, c, b, d))
+		stored(t, r, b, d)
+		r.Reset()
+		noError(t, push(t, c, b, d))
+		for _, q := range r.Log() {
+			if q.Method == http.MethodPatch && q.Header.Get("Content-Range") == "" {
+				t.Errorf("%s was tried again", q)
+			}
+		}
+	})
+}
+
+func TestASmallBlobDoesNotMakeTheChunksOfALargeOneSmall(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*upstreamtest.Registry{"sent in chunks": {MaxBody: 600_000}, "streamed because it was refused": {RefusePut: 404, MaxBody: 600_000}} {
+		c := newClient(r)
+		c.MaxBody = 600_000
+		size := 700_000
+		if r.RefusePut != 0 {
+			size = 1000
+		}
+		small, e := blobOf(size)
+		noError(t, push(t, c, small, e))
+		r.Reset()
+		b, d := blobOf(1_200_000)
+		noError(t, push(t, c, b, d))
+		if got := len(r.Requests()); got != 4 {
+			t.Errorf("%s: %q, want two chunks", name, r.Requests())
+		}
+	}
+}
+
+func TestWhatMayBeStreamed(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{MaxBody: 600_000}
+	c := newClient(r)
+	if !c.Streams() {
+		t.Error("nothing is known, and it does not")
+	}
+	b, d := blobOf(1 << 20)
+	noError(t, push(t, c, b, d))
+	if c.Streams() {
+		t.Error("bodies can be too large, and it does")
+	}
+	if c = newClient(r); c.Streams() {
+		c.MaxBody = 1
+	}
+	if c.Streams() {
+		t.Error("the config sets a limit, and it does")
+	}
 }

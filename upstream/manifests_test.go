@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -127,6 +128,7 @@ func TestAManifestIsStoredOrItIsAnError(t *testing.T) {
 		"a passing 502":                      {fault: upstreamtest.Fault{Method: "PUT", Status: 502, Times: 4}},
 		"an answer that is lost":             {fault: upstreamtest.Fault{Method: "PUT", Lost: true}},
 		"a 2xx that is no 201, not stored":   {fault: upstreamtest.Fault{Method: "PUT", Status: 200}, want: oci.ErrUpstream},
+		"a digest that is none":              {registry: &upstreamtest.Registry{Digest: "sha256:short"}, want: oci.ErrUpstream},
 		"another digest":                     {registry: &upstreamtest.Registry{Digest: digest.FromString("x").String()}, want: oci.ErrUpstream},
 		"a 502 that stays":                   {fault: upstreamtest.Fault{Method: "PUT", Status: 502, Times: -1}, want: oci.ErrUpstream},
 		"401":                                {fault: upstreamtest.Fault{Method: "PUT", Status: 401}, want: oci.ErrDenied},
@@ -218,15 +220,18 @@ func TestHeadManifest(t *testing.T) {
 		requests  int
 		want      error
 	}{
-		"there":                             {reference: "v1", found: true, requests: 1},
-		"not there":                         {reference: "v2", requests: 1},
-		"without a digest in the answer":    {registry: &upstreamtest.Registry{Digest: "-"}, reference: "v1", found: true, requests: 2},
-		"without a media type":              {registry: &upstreamtest.Registry{Bare: true}, reference: "v1", found: true, requests: 2},
-		"another digest than asked for":     {registry: &upstreamtest.Registry{Digest: digest.FromString("x").String()}, reference: "D", requests: 1},
-		"an upstream without HEAD":          {fault: upstreamtest.Fault{Method: "HEAD", Status: 405}, reference: "v1", found: true, requests: 2},
-		"403":                               {fault: upstreamtest.Fault{Method: "HEAD", Status: 403}, reference: "v1", requests: 1, want: oci.ErrDenied},
-		"403 where that may mean not there": {fault: upstreamtest.Fault{Method: "HEAD", Status: 403}, host: "acme.jfrog.io", reference: "v2", requests: 2},
-		"a 500 that passes":                 {fault: upstreamtest.Fault{Method: "HEAD", Status: 500}, reference: "v1", found: true, requests: 2},
+		"there":                         {reference: "v1", found: true, requests: 1},
+		"not there":                     {reference: "v2", requests: 1},
+		"there, by its digest":          {reference: "D", found: true, requests: 1},
+		"a digest of another algorithm": {registry: &upstreamtest.Registry{Digest: digest.SHA512.FromString("x").String()}, reference: "D", found: true, requests: 1},
+		"there, where 403 may mean that it is not": {host: "acme.jfrog.io", reference: "v1", found: true, requests: 1},
+		"without a digest in the answer":           {registry: &upstreamtest.Registry{Digest: "-"}, reference: "v1", found: true, requests: 2},
+		"without a media type":                     {registry: &upstreamtest.Registry{Bare: true}, reference: "v1", found: true, requests: 2},
+		"another digest than asked for":            {registry: &upstreamtest.Registry{Digest: digest.FromString("x").String()}, reference: "D", requests: 1},
+		"an upstream without HEAD":                 {fault: upstreamtest.Fault{Method: "HEAD", Status: 405}, reference: "v1", found: true, requests: 2},
+		"403":                                      {fault: upstreamtest.Fault{Method: "HEAD", Status: 403}, reference: "v1", requests: 1, want: oci.ErrDenied},
+		"403 where that may mean not there":        {fault: upstreamtest.Fault{Method: "HEAD", Status: 403}, host: "acme.jfrog.io", reference: "v2", requests: 2},
+		"a 500 that passes":                        {fault: upstreamtest.Fault{Method: "HEAD", Status: 500}, reference: "v1", found: true, requests: 2},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -269,4 +274,154 @@ func TestDeleteManifest(t *testing.T) {
 	if err := c.DeleteManifest(t.Context(), app, d.String()); !errors.Is(err, oci.ErrManifestUnknown) {
 		t.Errorf("deleting twice: %v, want ErrManifestUnknown", err)
 	}
+}
+
+func TestAManifestWhoseHeadIsRefusedIsNotSaidToBeMissing(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]error{403: oci.ErrDenied, 404: nil, 405: &oci.Error{Status: 405, Code: "UNKNOWN"}} {
+		r := &upstreamtest.Registry{}
+		r.Inject(upstreamtest.Fault{Method: "HEAD", Status: 405}, upstreamtest.Fault{Method: "GET", Status: status})
+		if _, found, err := newClient(r).HeadManifest(t.Context(), app, "v1", nil); found || !errors.Is(err, want) {
+			t.Errorf("a GET that says %d: %v, %v; want %v", status, found, err, want)
+		}
+	}
+}
+
+func TestAHeadWithoutALengthIsMadeUpForByAGet(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	raw, d := image(r)
+	r.AddManifest("acme/app", "v1", oci.MediaTypeOCIManifest, raw)
+	c := newClient(r)
+	c.HTTP.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp, err := r.Transport().RoundTrip(req)
+		if req.Method == http.MethodHead {
+			resp.ContentLength = -1
+		}
+		return resp, err
+	})
+	if desc, found, err := c.HeadManifest(t.Context(), app, "v1", nil); err != nil || !found || desc.Size != int64(len(raw)) {
+		t.Errorf("%+v, %v, %v", desc, found, err)
+	}
+	sawRequests(t, r, d, "HEAD …/manifests/v1", "GET …/manifests/v1")
+}
+
+func TestTypesThatSayNothingAboutManifests(t *testing.T) {
+	t.Parallel()
+	for mediaType, plain := range map[string]bool{
+		"text/plain; charset=utf-8": true, "text/html": true, "application/octet-stream": true, "application/json": true, "nonsense/": true,
+		oci.MediaTypeOCIManifest: false, oci.MediaTypeOCIManifest + "; charset=utf-8": false, oci.MediaTypeOCIManifest + "; =": false,
+	} {
+		r := &upstreamtest.Registry{}
+		raw, d := image(r)
+		r.AddManifest("acme/app", "v1", mediaType, raw)
+		desc, found, err := newClient(r).HeadManifest(t.Context(), app, "v1", nil)
+		if err != nil || !found || desc.Digest != d || desc.MediaType != oci.MediaTypeOCIManifest {
+			t.Errorf("%s: %+v, %v, %v", mediaType, desc, found, err)
+		}
+		if asked := len(r.Requests()) == 2; asked != plain {
+			t.Errorf("%s: %q", mediaType, r.Requests())
+		}
+	}
+}
+
+func TestWhatIsAcceptedIsWhatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	c := newClient(r)
+	_, _, _ = c.HeadManifest(t.Context(), app, "v1", nil)
+	_, _, _ = c.HeadManifest(t.Context(), app, "v1", []string{"a/b", "c/d"})
+	all, some := r.Log()[0].Header.Get("Accept"), r.Log()[1].Header.Get("Accept")
+	if !strings.HasSuffix(all, ", */*") || !strings.Contains(all, oci.MediaTypeOCIIndex) || some != "a/b, c/d" {
+		t.Errorf("Accept %q and %q", all, some)
+	}
+}
+
+func TestAManifestIsPutUnderItsOwnDigest(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	raw, _ := image(r)
+	c := newClient(r)
+	for _, other := range []digest.Digest{digest.FromString("x"), digest.SHA512.FromString("x")} {
+		if _, err := c.PutManifest(t.Context(), app, other.String(), "x", raw, nil); !errors.Is(err, oci.ErrDigestInvalid) {
+			t.Errorf("under another: %v, want ErrDigestInvalid", err)
+		}
+	}
+	sawRequests(t, r, "-")
+	long := digest.SHA512.FromBytes(raw)
+	if result, err := c.PutManifest(t.Context(), app, long.String(), "x", raw, nil); err != nil || result.Digest != long {
+		t.Errorf("%v, %v; want %s", result.Digest, err, long)
+	}
+}
+
+// Any 2xx but 201 is confirmed by a look.
+func TestAManifestThatIsTakenOddlyIsLookedFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		prepare func(r *upstreamtest.Registry, raw []byte)
+		want    error
+	}{
+		"it is there":              {func(r *upstreamtest.Registry, raw []byte) { r.AddManifest("acme/app", "v1", "x", raw) }, nil},
+		"it is not":                {func(*upstreamtest.Registry, []byte) {}, oci.ErrUpstream},
+		"the tag is another's":     {func(r *upstreamtest.Registry, _ []byte) { r.AddManifest("acme/app", "v1", "x", []byte("{}")) }, oci.ErrUpstream},
+		"it may not be looked for": {func(r *upstreamtest.Registry, _ []byte) { r.Inject(upstreamtest.Fault{Method: "HEAD", Status: 403}) }, oci.ErrDenied},
+		"it has a digest of another algorithm": {func(r *upstreamtest.Registry, raw []byte) {
+			r.AddManifest("acme/app", "v1", "x", raw)
+			r.Digest = digest.SHA512.FromBytes(raw).String()
+		}, nil},
+	} {
+		r := &upstreamtest.Registry{}
+		raw, _ := image(r)
+		test.prepare(r, raw)
+		r.Inject(upstreamtest.Fault{Method: "PUT", Status: 202})
+		if _, err := newClient(r).PutManifest(t.Context(), app, "v1", "x", raw, nil); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+	}
+}
+
+func TestTagsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	tags := []string{"a", "b"}
+	put := func(c *Client, raw []byte, d digest.Digest, tags ...string) (PutResult, error) {
+		return c.PutManifest(context.Background(), app, d.String(), oci.MediaTypeOCIManifest, raw, tags)
+	}
+	t.Run("a refusal is final, and teaches nothing", func(t *testing.T) {
+		r := &upstreamtest.Registry{}
+		raw, d := image(r)
+		r.Inject(upstreamtest.Fault{Method: "PUT", Status: 403})
+		c := newClient(r)
+		if _, err := put(c, raw, d, tags...); !errors.Is(err, oci.ErrDenied) {
+			t.Errorf("got %v", err)
+		}
+		if result, err := put(c, raw, d, tags...); err != nil || !slices.Equal(result.Tags, tags) {
+			t.Errorf("got %v, %v", result, err)
+		}
+		sawRequests(t, r, d, "PUT …/manifests/D?tag", "PUT …/manifests/D?tag")
+	})
+	t.Run("a manifest without tags teaches nothing", func(t *testing.T) {
+		r := &upstreamtest.Registry{}
+		raw, d := image(r)
+		c := newClient(r)
+		noError(t, second(put(c, raw, d)))
+		noError(t, second(put(c, raw, d, tags...)))
+		sawRequests(t, r, d, "PUT …/manifests/D", "PUT …/manifests/D?tag")
+	})
+	t.Run("one tag that is refused is an error with those that were not", func(t *testing.T) {
+		r := &upstreamtest.Registry{NoTagParam: true}
+		raw, d := image(r)
+		r.Inject(upstreamtest.Fault{Method: "PUT", Path: "/manifests/b", Status: 403})
+		if result, err := put(newClient(r), raw, d, "a", "b", "c"); !errors.Is(err, oci.ErrDenied) || !slices.Equal(result.Tags, []string{"a"}) {
+			t.Errorf("got %v, %v", result, err)
+		}
+		sawRequests(t, r, d, "PUT …/manifests/D?tag", "PUT …/manifests/a", "PUT …/manifests/b")
+	})
+	t.Run("tags that nobody asked for, or twice, are not reported", func(t *testing.T) {
+		r := &upstreamtest.Registry{NoTagParam: true, Header: http.Header{"Oci-Tag": {"a, a ,evil", "b,a"}}}
+		raw, d := image(r)
+		if result, err := put(newClient(r), raw, d, tags...); err != nil || !slices.Equal(result.Tags, tags) {
+			t.Errorf("got %v, %v", result, err)
+		}
+		sawRequests(t, r, d, "PUT …/manifests/D?tag")
+	})
 }

@@ -2,17 +2,24 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
 
 	"pushproxy/oci"
 	"pushproxy/upstream/upstreamtest"
@@ -269,5 +276,128 @@ func TestWithoutAnObserverARequestCostsNothingMore(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestFaultsOfATransportHaveClasses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want Failure
+	}{
+		{&net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host"}}, FailedName},
+		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, FailedDial},
+		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, FailedBroken},
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, FailedTLS},
+		{tls.RecordHeaderError{Msg: "no TLS"}, FailedTLS},
+		{errors.New("whatever else"), FailedBroken},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			client, s := observed(&upstreamtest.Registry{})
+			client.HTTP.Transport, client.Attempts = Wire{brokenDial{c.err}}, 1
+			if _, _, err := client.HeadBlob(t.Context(), app, digest.FromString("x")); err == nil {
+				t.Error("no error")
+			}
+			for _, x := range s.list {
+				if x.Failure != c.want || x.Status != 0 {
+					t.Errorf("%v: told %+v, want %s", c.err, x, c.want)
+				}
+			}
+			if len(s.list) == 0 {
+				t.Errorf("%v: told of nothing", c.err)
+			}
+		})
+	}
+	client, s := observed(&upstreamtest.Registry{})
+	ctx, cancel := context.WithCancel(t.Context())
+	client.HTTP.Transport = Wire{roundTripper(func(*http.Request) (*http.Response, error) {
+		cancel()
+		return nil, context.Canceled
+	})}
+	if err := client.Ping(ctx); !errors.Is(err, context.Canceled) || len(s.list) != 1 || s.list[0].Failure != FailedCanceled {
+		t.Errorf("called off: %v, told %+v", err, s.list)
+	}
+}
+
+// Of an answer that nobody reads whole, what it announced counts.
+func TestWhatIsReceivedIsCounted(t *testing.T) {
+	t.Parallel()
+	const long = 100_000
+	c, s := observed(&upstreamtest.Registry{})
+	c.HTTP.Transport = Wire{upstreamtest.Transport(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(long))
+		switch req.Method {
+		case http.MethodPut:
+			w.WriteHeader(http.StatusCreated)
+		case http.MethodGet:
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = w.Write(make([]byte, long))
+	}))}
+	_, _, _ = c.HeadBlob(t.Context(), app, digest.FromString("x"))
+	_, _ = c.GetBlob(t.Context(), app, digest.FromString("x"), "")
+	_, _ = c.PutManifest(t.Context(), app, "v1", "x", []byte("{}"), nil)
+	var got []int64
+	for _, x := range s.list {
+		got = append(got, x.Received)
+	}
+	if want := []int64{0, long, long}; !slices.Equal(got, want) {
+		t.Errorf("received %v, want %v", got, want)
+	}
+	// Without an observer the wire only passes on.
+	c.Observe = nil
+	_, _, _ = c.HeadBlob(t.Context(), app, digest.FromString("x"))
+	if len(s.list) != 3 {
+		t.Errorf("told of %d", len(s.list))
+	}
+}
+
+func TestExchangesAreCounted(t *testing.T) {
+	t.Parallel()
+	m := NewMetrics(func(host string) string { return "up " + host })
+	for _, x := range []Exchange{
+		{Host: "a", Op: OpHead, Status: 200, Received: 5, Attempt: 1},
+		{Host: "a", Op: OpHead, Status: 429, Attempt: 2},
+		{Host: "a", Op: OpUpload, Status: 201, Sent: 7, Attempt: 3},
+		{Host: "a", Op: OpBlobGet, Status: 200, Failure: FailedBroken, Attempt: 1},
+		{Host: "a", Op: OpHead, Failure: FailedCanceled, Attempt: 1},
+		{Host: "b", Op: OpHead, Status: 99, Attempt: 1},
+		{Host: "b", Op: OpHead, Status: 600, Attempt: 1},
+		{Host: "b", Op: OpHead, Status: 500, Attempt: 1},
+		{Host: "b", Op: OpHead, Failure: FailedDial, Attempt: 1},
+		{Host: "b", Op: OpHead, Failure: FailedCanceled, Attempt: 1},
+	} {
+		m.Observe(x)
+	}
+	names, want := []string{"up", "requests_total", "sent_bytes_total", "received_bytes_total", "failures_total", "retries_total", "rate_limited_total"}, ""
+	for i := range names {
+		names[i] = "pushproxy_upstream_" + names[i]
+	}
+	for _, line := range []string{
+		`up{upstream="up a"} 1`, `up{upstream="up b"} 0`,
+		`requests_total{code_class="2xx",op="head",upstream="up a"} 1`, `requests_total{code_class="4xx",op="head",upstream="up a"} 1`,
+		`requests_total{code_class="2xx",op="upload",upstream="up a"} 1`, `requests_total{code_class="2xx",op="blob-get",upstream="up a"} 1`,
+		`requests_total{code_class="none",op="head",upstream="up a"} 1`, `requests_total{code_class="none",op="head",upstream="up b"} 4`,
+		`requests_total{code_class="5xx",op="head",upstream="up b"} 1`,
+		`sent_bytes_total{upstream="up a"} 7`, `sent_bytes_total{upstream="up b"} 0`, `received_bytes_total{upstream="up a"} 5`, `received_bytes_total{upstream="up b"} 0`,
+		`failures_total{fault="broken",upstream="up a"} 1`, `failures_total{fault="canceled",upstream="up a"} 1`,
+		`failures_total{fault="dial",upstream="up b"} 1`, `failures_total{fault="canceled",upstream="up b"} 1`,
+		`retries_total{upstream="up a"} 2`, `rate_limited_total{upstream="up a"} 1`,
+	} {
+		want += "pushproxy_upstream_" + line + "\n"
+	}
+	all, err := testutil.CollectAndFormat(m, expfmt.TypeTextPlain, names...)
+	noError(t, err)
+	var got []string
+	for line := range strings.Lines(string(all)) {
+		if !strings.HasPrefix(line, "#") {
+			got = append(got, line)
+		}
+	}
+	wanted := slices.Collect(strings.Lines(want))
+	slices.Sort(got)
+	slices.Sort(wanted)
+	if !slices.Equal(got, wanted) {
+		t.Errorf("counted:\n%swant:\n%s", strings.Join(got, ""), strings.Join(wanted, ""))
 	}
 }

@@ -252,3 +252,83 @@ func TestCanPush(t *testing.T) {
 		t.Errorf("refused: %v, want ErrDenied", err)
 	}
 }
+
+func TestAPartThatNobodyAskedForIsNoBlob(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{}
+	b, d := blobOf(1000)
+	r.AddBlob("acme/app", b)
+	c := newClient(r)
+	c.HTTP.Transport = roundTripper(func(req *http.Request) (*http.Response, error) {
+		req = req.Clone(req.Context())
+		req.Header.Set("Range", "bytes=1-2")
+		return r.Transport().RoundTrip(req)
+	})
+	if body, err := c.GetBlob(t.Context(), app, d, ""); !errors.Is(err, oci.ErrUpstream) {
+		t.Errorf("%+v, %v; want ErrUpstream", body, err)
+	}
+}
+
+func TestPagesAreNoLargerThanTheUpstreamTakes(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ host, n, want string }{
+		{"1.dkr.ecr.eu-west-1.amazonaws.com", "5000", "1000"},
+		{"1.dkr.ecr.eu-west-1.amazonaws.com", "1000", "1000"},
+		{"1.dkr.ecr.eu-west-1.amazonaws.com", "10", "10"},
+		{"1.dkr.ecr.eu-west-1.amazonaws.com", "99999999999999999999", "1000"},
+		{"1.dkr.ecr.eu-west-1.amazonaws.com", "many", "many"},
+		{"1.dkr.ecr.eu-west-1.amazonaws.com", "", ""},
+		{"registry.test", "5000", "5000"},
+	} {
+		r := &upstreamtest.Registry{}
+		c := newClient(r)
+		c.Host = test.host
+		query := url.Values{}
+		if test.n != "" {
+			query.Set("n", test.n)
+		}
+		noError(t, second2(c.Tags(t.Context(), app, query)))
+		if got := r.Log()[0].Query.Get("n"); got != test.want {
+			t.Errorf("%s, n=%s: asked for %q, want %q", test.host, test.n, got, test.want)
+		}
+	}
+}
+
+func TestS32AListHasAnEnd(t *testing.T) {
+	t.Parallel()
+	for _, extra := range []int{0, 1} {
+		c := newClient(&upstreamtest.Registry{})
+		c.HTTP.Transport = upstreamtest.Transport(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(append([]byte("{}"), make([]byte, maxList-2+extra)...))
+		}))
+		body, _, err := c.Tags(t.Context(), app, nil)
+		if extra == 0 && (err != nil || len(body) != maxList) || extra == 1 && (!errors.Is(err, oci.ErrUpstream) || body != nil) {
+			t.Errorf("%d bytes beyond: %d bytes, %v", extra, len(body), err)
+		}
+	}
+}
+
+func TestReferrersSayNoMoreThanTheUpstream(t *testing.T) {
+	t.Parallel()
+	_, header, err := newClient(&upstreamtest.Registry{}).Referrers(t.Context(), app, digest.FromString("x"), nil)
+	if err != nil || len(header) != 1 || header.Get("Content-Type") != oci.MediaTypeOCIIndex {
+		t.Errorf("%v, %v; want a Content-Type alone", header, err)
+	}
+}
+
+func TestWhatBelongsToARegistryIsNotDoneToALookAlike(t *testing.T) {
+	t.Parallel()
+	for host, name := range map[string]string{
+		"ghcr.io": "GitHub Container Registry", "GHCR.io:443": "GitHub Container Registry", "evilghcr.io": "", "ghcr.io.evil.test": "",
+		"1.dkr.ecr.eu-west-1.amazonaws.com": "Amazon ECR", "dkr.ecr.test": "", "acme.jfrog.io": "Artifactory cloud", "jfrog.io": "", "acme.jfrog.io.test": "",
+	} {
+		c := &Client{Host: host}
+		if got := c.quirk().Name; got != name {
+			t.Errorf("%s is taken for %q, want %q", host, got, name)
+		}
+		c = &Client{Host: "mirror.test", URLs: []*url.URL{{Scheme: "https", Host: host}}}
+		if got := c.quirk().Name; got != name {
+			t.Errorf("%s at mirror.test is taken for %q, want %q", host, got, name)
+		}
+	}
+}

@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -110,4 +112,48 @@ func TestChunksAndBodiesAreAsTheConfigurationSays(t *testing.T) {
 			}
 		})
 	}
+}
+
+// once is a transport that gives what it gets.
+type once func(r *http.Request) error
+
+func (f once) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := f(r); err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+}
+
+func TestWhatIsThrottled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gone := errors.New("gone")
+		for _, body := range []io.Reader{nil, http.NoBody} {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "https://a.test/", body)
+			noError(t, err)
+			throttle := Throttle{Rate: &Rate{PerSecond: 1}, Base: once(func(got *http.Request) error {
+				if got != r {
+					t.Error("a request without a body is another")
+				}
+				return nil
+			})}
+			noError(t, second(throttle.RoundTrip(r)))
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "PUT", "https://a.test/", bytes.NewReader(make([]byte, 10)))
+		noError(t, err)
+		r.GetBody = func() (io.ReadCloser, error) { return nil, gone }
+		if _, err := (Throttle{Rate: &Rate{PerSecond: 100}, Base: once(func(r *http.Request) error { return second(r.GetBody()) })}).RoundTrip(r); !errors.Is(err, gone) {
+			t.Errorf("a body that cannot be opened again: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		rate := &Rate{PerSecond: 1}
+		rate.pay(1000)
+		r, err = http.NewRequestWithContext(ctx, "PUT", "https://a.test/", bytes.NewReader(make([]byte, 10)))
+		noError(t, err)
+		began := time.Now()
+		if _, err := (Throttle{Rate: rate, Base: once(func(r *http.Request) error { return second(r.Body.Read(make([]byte, 10))) })}).RoundTrip(r); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+	})
 }
