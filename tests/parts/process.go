@@ -3,10 +3,7 @@ package parts
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -100,26 +97,6 @@ func Answers(client *http.Client, url string) func() error {
 		}
 		return resp.Body.Close()
 	}
-}
-
-// FreePort returns a TCP port free on 127.0.0.1 and, where there is one, [::1]. It lies below the range that the system
-// hands to outgoing connections, so it stays free until somebody asks for it by number.
-func FreePort() (int, error) {
-	for range 200 {
-		port := 18000 + rand.IntN(14000)
-		if free("127.0.0.1", port) && (free("::1", port) || !free("::1", 0)) {
-			return port, nil
-		}
-	}
-	return 0, errors.New("no free TCP port between 18000 and 32000 on 127.0.0.1")
-}
-
-func free(host string, port int) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
-	if err != nil {
-		return false
-	}
-	return l.Close() == nil
 }
 
 type output struct {
