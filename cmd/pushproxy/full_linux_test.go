@@ -60,8 +60,10 @@ func writeOnAFullDisk(ctx context.Context, dir string) error {
 	return blobsOnAFullDisk(ctx, dir)
 }
 
-// others take all that is free of the disk and give it back, so many times.
-func others(dir string, times int) error {
+// others take all that is free of the disk and give it back, so many times; each
+// time they keep it until a writer has failed, or gets along for a while with the
+// room that it has reserved.
+func others(dir string, times int, failed func() int) error {
 	name := filepath.Join(filepath.Dir(dir), "others")
 	for range times {
 		f, err := os.Create(name)
@@ -73,7 +75,12 @@ func others(dir string, times int) error {
 			return err
 		}
 		_ = allocate(f, free*9/10)
-		for began := time.Now(); time.Since(began) < 300*time.Millisecond; {
+		before := failed()
+		for began := time.Now(); ; {
+			past, now := time.Since(began), failed()
+			if past > 300*time.Millisecond && now > before || past > 2*time.Second && now > 0 || past > 20*time.Second {
+				break
+			}
 			_, _ = f.Seek(0, io.SeekEnd)
 			_, _ = f.Write(make([]byte, 64<<10))
 			_, _ = f.Write(make([]byte, 4<<10))
@@ -137,7 +144,11 @@ func blobsOnAFullDisk(ctx context.Context, dir string) error {
 			}
 		}
 	})
-	err = others(dir, 8)
+	err = others(dir, 8, func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return errs
+	})
 	close(stop)
 	writers.Wait()
 	// In use, and after a start.
@@ -242,7 +253,11 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 			}
 		})
 	}
-	err = others(dir, 8)
+	err = others(dir, 8, func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return errs
+	})
 	close(stop)
 	writers.Wait()
 	for range 2 {
