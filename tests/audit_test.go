@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // auditLines are the lines of the audit log with a message.
@@ -37,7 +36,7 @@ func TestTheAuditLogSaysWhatBecameOfAQueuedPush(t *testing.T) {
 		return got.Header.Get("Pushproxy-Job")
 	}
 	line := func(message, job string) (found map[string]any) {
-		poll(t, 30*time.Second, "a line "+message, func() bool {
+		poll(t, "a line "+message, func() bool {
 			for _, l := range p.auditLines(t, message) {
 				if l["job"] == job {
 					found = l

@@ -274,7 +274,7 @@ func TestS25ManifestsOfExtremeFormsAreRefusedAtLittleCost(t *testing.T) {
 		if got.StatusCode != c.status || got.errorCode() != "MANIFEST_INVALID" {
 			t.Errorf("%s: answered %v, want %d", c.name, got, c.status)
 		}
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > 20*time.Second {
 			t.Errorf("%s: the answer took %s", c.name, took)
 		}
 	}

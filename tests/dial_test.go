@@ -154,7 +154,7 @@ func TestS13OnlyConfiguredUpstreamsAreReached(t *testing.T) {
 			t.Errorf("%s is answered %v", path, got)
 		}
 	}
-	if fastest > 50*time.Millisecond {
+	if fastest > time.Second { // nothing is looked up and nobody is dialed
 		t.Errorf("the fastest answer about an unknown host took %s", fastest)
 	}
 	if got := dns.queries(); len(got) > 0 {

@@ -179,13 +179,13 @@ func TestAStopLetsAnUploadInATunnelFinish(t *testing.T) {
 	c := d.secure(t, raw, upstreamName)
 	fmt.Fprintf(c, "PATCH %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 10\r\n\r\n01234", location, upstreamName)
 	// The body's first half is there once the door asks for nothing more: the log is the only witness that it runs.
-	poll(t, 10*time.Second, "the other listener of the door to be asked", func() bool {
+	poll(t, "the other listener of the door to be asked", func() bool {
 		return d.inTunnel(t).do(t, "GET", "/v2/", nil).StatusCode == http.StatusOK
 	})
 	go d.Stop()
-	poll(t, 10*time.Second, "the stop to begin", func() bool { return strings.Contains(d.Output(), "stopping") })
+	poll(t, "the stop to begin", func() bool { return strings.Contains(d.Output(), "stopping") })
 	if _, err := net.DialTimeout("tcp", d.proxy, time.Second); err == nil {
-		poll(t, 5*time.Second, "the listener to close", func() bool {
+		poll(t, "the listener to close", func() bool {
 			c, err := net.DialTimeout("tcp", d.proxy, time.Second)
 			if err == nil {
 				_ = c.Close()

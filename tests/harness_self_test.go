@@ -60,7 +60,7 @@ func TestTokensAreHonouredForTheirScopeAndTime(t *testing.T) {
 	if got := anonymous.do(t, "POST", "/v2/other/app/blobs/uploads/", nil, "Authorization", "Bearer "+other).StatusCode; got != http.StatusUnauthorized {
 		t.Errorf("a token without the scope is answered %d", got)
 	}
-	poll(t, 10*time.Second, "the token to end", func() bool { return post() == http.StatusUnauthorized })
+	poll(t, "the token to end", func() bool { return post() == http.StatusUnauthorized })
 }
 
 func TestTheRecorderSeesWhatAPushSends(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -173,7 +172,7 @@ func TestS21TheSecretCanBeReplacedDuringPushes(t *testing.T) {
 		if _, errs, err := p.run(t, "secret", "rotate"); err != nil {
 			t.Fatalf("%v: %s", err, errs)
 		}
-		poll(t, 20*time.Second, "the new secret to be taken over", func() bool { return strings.Count(p.Output(), "has a new secret") == n+1 })
+		poll(t, "the new secret to be taken over", func() bool { return strings.Count(p.Output(), "has a new secret") == n+1 })
 	}
 	close(stop)
 	pushing.Wait()
@@ -213,7 +212,7 @@ func TestS21QueuedPushesSurviveANewSecret(t *testing.T) {
 			a := p.api()
 			m := artifactOf(t, a.pushBlob(t, killRepo, []byte("{}")), a.pushBlob(t, killRepo, []byte(t.Name())))
 			a.want(t, http.StatusCreated, "PUT", "/v2/"+killRepo+"/manifests/v1", m, "Content-Type", typeManifest, "Pushproxy-Mode", "async")
-			poll(t, 30*time.Second, "an attempt", func() bool { return len(p.rec.requests().manifestPuts()) > 0 })
+			poll(t, "an attempt", func() bool { return len(p.rec.requests().manifestPuts()) > 0 })
 			if c.stopped {
 				p.Stop()
 			}
@@ -229,7 +228,7 @@ func TestS21QueuedPushesSurviveANewSecret(t *testing.T) {
 			if c.stopped {
 				p.start(t)
 			} else {
-				poll(t, 20*time.Second, "the new secret to be taken over", func() bool { return strings.Contains(p.Output(), "has a new secret") })
+				poll(t, "the new secret to be taken over", func() bool { return strings.Contains(p.Output(), "has a new secret") })
 			}
 			p.rec.setRule(nil)
 			queued := func() string {
@@ -240,20 +239,20 @@ func TestS21QueuedPushesSurviveANewSecret(t *testing.T) {
 				return out
 			}
 			if !c.same {
-				poll(t, 60*time.Second, "the job to wait for a person", func() bool { return strings.Contains(queued(), "needs-auth") })
+				poll(t, "the job to wait for a person", func() bool { return strings.Contains(queued(), "needs-auth") })
 				if got, err := upstreamAPI(p.reg).tryPull("acme/app", "v1"); err == nil {
 					t.Errorf("it was sent with another identity: %s", got)
 				}
 				return
 			}
-			poll(t, 60*time.Second, "the job to be sent", func() bool {
+			poll(t, "the job to be sent", func() bool {
 				_, err := upstreamAPI(p.reg).tryPull("acme/app", "v1")
 				return err == nil
 			})
 			for _, l := range p.auditLines(t, "not sent") {
 				t.Errorf("it waited for a person: %v", l)
 			}
-			poll(t, 20*time.Second, "the old secret to be forgotten", func() bool {
+			poll(t, "the old secret to be forgotten", func() bool {
 				_, err := os.Stat(filepath.Join(p.config.DataDir, "secret.old"))
 				return os.IsNotExist(err)
 			})

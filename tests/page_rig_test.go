@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -135,15 +134,12 @@ func containsOne(s string, of []string) bool {
 	return false
 }
 
-// patience is how long a test waits for what has to come, however busy the machine is.
-const patience = 2 * time.Minute
-
 // eval returns the value of a JavaScript expression in a tab. The expression only reads: where another page takes the place
 // of the one that was asked, that one is asked. What clicks is leave's.
 func eval[T any](t *testing.T, page tab, script string) T {
 	t.Helper()
 	var value T
-	poll(t, patience, "a page that stays to answer "+script, func() bool {
+	poll(t, "a page that stays to answer "+script, func() bool {
 		err := page.b.Eval(page.name, script, &value)
 		if err != nil && !errors.Is(err, parts.ErrReplaced) {
 			t.Fatal(err)
@@ -163,7 +159,7 @@ func waitFor(t *testing.T, page tab, script string) {
 			t.Logf("the last answer was: %v", last)
 		}
 	}()
-	poll(t, patience, script, func() bool {
+	poll(t, script, func() bool {
 		var is bool
 		last = page.b.Eval(page.name, "!!("+script+")", &is)
 		if last != nil && !errors.Is(last, parts.ErrReplaced) && !errors.Is(last, parts.ErrThrown) {

@@ -73,7 +73,7 @@ func finishedPush(t *testing.T, address, repo string) pushShown {
 			t.Fatal(err)
 		}
 	}
-	poll(t, 20*time.Second, "the push of "+repo+" among the finished ones", func() bool {
+	poll(t, "the push of "+repo+" among the finished ones", func() bool {
 		get("/v1/pushes?q="+repo, &list)
 		return len(list.Pushes) > 0
 	})

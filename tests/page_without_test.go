@@ -42,7 +42,7 @@ func actWithoutScript(t *testing.T, b *parts.Browser) {
 	rec.setRule(nil)
 	press("keep", "retry")
 	waitFor(t, page, `location.pathname === "/" && document.querySelector("#store")`)
-	poll(t, patience, "the retried push upstream", func() bool {
+	poll(t, "the retried push upstream", func() bool {
 		return upstreamAPI(reg).do(t, "HEAD", "/v2/acme/queued/manifests/keep", nil, "Accept", typeManifest).StatusCode == http.StatusOK
 	})
 	leave(t, page, `document.querySelector('form[action="/v1/gc"] button').click()`)

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // pane is a program in a terminal: the one pane of a tmux server of its own.
@@ -62,15 +61,15 @@ func (p *pane) interrupt() {
 }
 
 // see waits until the screen has a text.
-func (p *pane) see(most time.Duration, text string) {
+func (p *pane) see(text string) {
 	p.t.Helper()
-	poll(p.t, most, fmt.Sprintf("%q on the screen", text), func() bool { return strings.Contains(p.screen(), text) })
+	poll(p.t, fmt.Sprintf("%q on the screen", text), func() bool { return strings.Contains(p.screen(), text) })
 }
 
 // ended waits for the end of the program and returns its exit status.
-func (p *pane) ended(most time.Duration) (status string) {
+func (p *pane) ended() (status string) {
 	p.t.Helper()
-	poll(p.t, most, "the end of the program in the pane", func() bool {
+	poll(p.t, "the end of the program in the pane", func() bool {
 		b, err := os.ReadFile(p.status)
 		status = strings.TrimSpace(string(b))
 		return err == nil && status != ""

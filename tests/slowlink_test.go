@@ -20,9 +20,14 @@ type slowLink struct {
 func (s slowLink) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil && r.Body != http.NoBody {
 		r = r.Clone(r.Context())
-		r.Body = &slowBody{ReadCloser: r.Body, ctx: r.Context(), rate: s.rate, began: time.Now()}
+		r.Body = s.body(r)
 	}
 	return s.RoundTripper.RoundTrip(r)
+}
+
+// body is that of a request, slowly.
+func (s slowLink) body(r *http.Request) io.ReadCloser {
+	return &slowBody{ReadCloser: r.Body, ctx: r.Context(), rate: s.rate, began: time.Now()}
 }
 
 type slowBody struct {

@@ -305,7 +305,7 @@ func TestS2ARequestFromASocketThatWasClosedIsRefused(t *testing.T) {
 		fmt.Fprintf(conn, "GET /v2/%s/tags/list HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", killRepo, r.Port)
 		_ = conn.Close()
 	}
-	poll(t, 20*time.Second, "an answer to every request", func() bool { return strings.Count(r.Output(), "msg=refused") >= 100 })
+	poll(t, "an answer to every request", func() bool { return strings.Count(r.Output(), "msg=refused") >= 100 })
 	if got := rec.requests(); len(got) > 0 {
 		t.Errorf("the upstream saw\n%s", got)
 	}

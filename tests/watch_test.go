@@ -14,8 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -75,9 +75,9 @@ func (p *piped) lines() []string {
 }
 
 // see waits until a line has a text, and returns it.
-func (p *piped) see(t *testing.T, most time.Duration, text string) (line string) {
+func (p *piped) see(t *testing.T, text string) (line string) {
 	t.Helper()
-	poll(t, most, fmt.Sprintf("a line with %q", text), func() bool {
+	poll(t, fmt.Sprintf("a line with %q", text), func() bool {
 		i := slices.IndexFunc(p.lines(), func(l string) bool { return strings.Contains(l, text) })
 		if i >= 0 {
 			line = p.lines()[i]
@@ -101,7 +101,7 @@ func (p *piped) stop(t *testing.T) {
 // line12 is what docker calls a blob.
 func line12(d desc) string { return d.Digest[len("sha256:"):][:12] }
 
-// slowRig is a pushproxy before a registry that takes bytes at a rate, and an image in a layout.
+// slowRig is a pushproxy before a registry that takes bytes at a rate until its link is widened, and an image in a layout.
 type slowRig struct {
 	*rig
 	link   *valve
@@ -125,29 +125,34 @@ func startSlowRig(t *testing.T, rate int, change func(*rig), sizes ...int) *slow
 	return s
 }
 
-// valve is a slow link that can be shut: then no byte of a request passes.
+// valve is a slow link that can be shut, so that no byte of a request passes, and widened, so that it is slow no more.
 type valve struct {
 	slowLink
 	flow sync.RWMutex // locked while it is shut
+	wide atomic.Bool
 }
 
 func (v *valve) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil && r.Body != http.NoBody {
 		r = r.Clone(r.Context())
-		r.Body = &valved{ReadCloser: r.Body, v: v}
+		r.Body = &valved{ReadCloser: r.Body, v: v, slow: v.body(r)}
 	}
-	return v.slowLink.RoundTrip(r)
+	return v.slowLink.RoundTripper.RoundTrip(r)
 }
 
 type valved struct {
 	io.ReadCloser
-	v *valve
+	slow io.Reader
+	v    *valve
 }
 
 func (b *valved) Read(p []byte) (int, error) {
 	b.v.flow.RLock()
 	defer b.v.flow.RUnlock()
-	return b.ReadCloser.Read(p)
+	if b.v.wide.Load() {
+		return b.ReadCloser.Read(p)
+	}
+	return b.slow.Read(p)
 }
 
 // cranePush pushes in the background; the result says how it ended.
@@ -180,27 +185,27 @@ func noControl(t *testing.T, what, text string) {
 
 func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 	t.Parallel()
-	r := startSlowRig(t, 4<<20, nil, 12<<20, 3_000_000)
+	r := startSlowRig(t, 4<<20, nil, 64<<20, 3_000_000)
 	layers := r.layers
 	bars := startPane(t, 100, 20, r.env, r.program, "status", "--watch", "--config", r.file)
 	small := startPane(t, 40, 5, r.env, r.program, "status", "--watch", "--config", r.file)
 	top := startPane(t, 100, 10, r.env, r.program, "top", "--config", r.file)
 	lines, events := r.pipe(t, "status", "--watch"), r.pipe(t, "status", "--watch", "--json")
 	other := r.pipe(t, "status", "--watch", "--repository", "acme/other")
-	bars.see(10*time.Second, "0 in flight")
-	lines.see(t, 10*time.Second, "0 in flight")
-	events.see(t, 10*time.Second, `"snapshot"`)
+	bars.see("0 in flight")
+	lines.see(t, "0 in flight")
+	events.see(t, `"snapshot"`)
 
 	pushed := r.cranePush(t, r.layout, r.ref("acme/app", "v1"))
-	row := regexp.MustCompile(line12(layers[0]) + `: Pushing +\[(=*)(-*) *\] +\S+ \S+ of 12\.\d MB`)
+	row := regexp.MustCompile(line12(layers[0]) + `: Pushing +\[(=*)(-*) *\] +\S+ \S+ of 67\.\d MB`)
 	var filled []int
-	poll(t, time.Minute, "a bar that grows", func() bool {
+	poll(t, "a bar that grows", func() bool {
 		if m := row.FindStringSubmatch(bars.screen()); m != nil && (len(filled) == 0 || len(m[1]) != filled[len(filled)-1]) {
 			filled = append(filled, len(m[1]))
 		}
 		return len(filled) >= 4
 	})
-	top.see(time.Minute, "MB/s")
+	top.see("MB/s")
 	r.link.flow.Lock()
 	if !slices.IsSorted(filled) {
 		t.Errorf("the bar did not only grow: %v cells", filled)
@@ -213,8 +218,9 @@ func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 		t.Errorf("status meanwhile: %v\n%s", err, out)
 	}
 	one := r.pipe(t, "status", id, "--watch")
-	one.see(t, 20*time.Second, "Pushing")
+	one.see(t, "Pushing")
 	bars.resize(60, 12)
+	r.link.wide.Store(true)
 	r.link.flow.Unlock()
 	if err := <-pushed; err != nil {
 		t.Fatal(err)
@@ -222,14 +228,14 @@ func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 	if err := <-one.done; err != nil {
 		t.Errorf("a watch of a push that went well: %v\n%s", err, strings.Join(one.lines(), "\n"))
 	}
-	bars.see(10*time.Second, ": done in ")
-	bars.see(10*time.Second, "0 in flight")
+	bars.see(": done in ")
+	bars.see("0 in flight")
 	if screen := bars.screen(); strings.Contains(screen, "[=") {
 		t.Errorf("bars stay behind:\n%s", screen)
 	}
-	lines.see(t, 10*time.Second, ": done in ")
-	wantLines(t, lines.lines(), `0 in flight`, `acme/app.*: push `+id+` by local, .*crane`, line12(layers[0])+`: Pushing `, line12(layers[0])+`: Pushed \(12\.\d MB\)`,
-		`^\d\d:\d\d:\d\d registry\.test/acme/app:v1: done in [\d.]+ s: 3 uploaded \(15\.\d MB\)`)
+	lines.see(t, ": done in ")
+	wantLines(t, lines.lines(), `0 in flight`, `acme/app.*: push `+id+` by local, .*crane`, line12(layers[0])+`: Pushing `, line12(layers[0])+`: Pushed \(67\.\d MB\)`,
+		`^\d\d:\d\d:\d\d registry\.test/acme/app:v1: done in [\d.]+ s: 3 uploaded \(70\.\d MB\)`)
 	wantEvents(t, events, id)
 	if got := other.lines(); len(got) != 1 {
 		t.Errorf("a watch of another repository printed %q", got)
@@ -237,7 +243,7 @@ func TestAWatchShowsAPushToItsEnd(t *testing.T) {
 	explained(t, r, id)
 	for _, p := range []*pane{bars, small, top} {
 		p.interrupt()
-		if code := p.ended(10 * time.Second); code != "0" {
+		if code := p.ended(); code != "0" {
 			t.Errorf("ended by Ctrl-C with status %s:\n%s", code, p.screen())
 		}
 		noControl(t, "the terminal", readFile(t, p.raw))
@@ -282,7 +288,7 @@ func wantEvents(t *testing.T, p *piped, id string) {
 		Event, ID string
 		Data      struct{ ID, State string }
 	}
-	poll(t, 10*time.Second, "the event that the push is done", func() bool {
+	poll(t, "the event that the push is done", func() bool {
 		lines := p.lines()
 		for i, line := range lines {
 			e.Data.ID, e.Data.State = "", ""
@@ -329,26 +335,27 @@ func explained(t *testing.T, r *slowRig, id string) {
 
 func TestAWatchOutlivesAKillOfPushproxy(t *testing.T) {
 	t.Parallel()
-	r := startSlowRig(t, 2<<20, nil, 12<<20)
+	r := startSlowRig(t, 256<<10, nil, 12<<20)
 	bars := startPane(t, 100, 20, r.env, r.program, "status", "--watch", "--config", r.file)
 	lines, events := r.pipe(t, "status", "--watch"), r.pipe(t, "status", "--watch", "--json")
-	lines.see(t, 10*time.Second, "0 in flight")
+	lines.see(t, "0 in flight")
 	pushed := r.cranePush(t, r.layout, r.ref("acme/app", "v1"))
-	bars.see(time.Minute, line12(r.layers[0])+": Pushing")
-	lines.see(t, 10*time.Second, line12(r.layers[0])+": Pushing")
+	bars.see(line12(r.layers[0]) + ": Pushing")
+	lines.see(t, line12(r.layers[0])+": Pushing")
 	r.Kill()
-	bars.see(10*time.Second, "does not answer")
-	lines.see(t, 10*time.Second, "is lost")
+	r.link.wide.Store(true)
+	bars.see("does not answer")
+	lines.see(t, "is lost")
 	r.start(t)
-	lines.see(t, 10*time.Second, "connected to pushproxy again")
-	bars.see(10*time.Second, "started anew")
+	lines.see(t, "connected to pushproxy again")
+	bars.see("started anew")
 	// crane tries again by itself; what happens to the first push is told, and the second comes to its end.
 	<-pushed
 	if err := <-r.cranePush(t, r.layout, r.ref("acme/app", "v2")); err != nil {
 		t.Fatal(err)
 	}
-	lines.see(t, 30*time.Second, "acme/app:v2: done in ")
-	bars.see(10*time.Second, "acme/app:v2: done in ")
+	lines.see(t, "acme/app:v2: done in ")
+	bars.see("acme/app:v2: done in ")
 	wantLines(t, lines.lines(), `Pushing`, `is lost`, `connected to pushproxy again`, `was started anew`, `stopped after .*: pushproxy was started again; push once more`, `app:v2: done in`)
 	var snapshots int
 	instances := map[string]bool{}
@@ -393,18 +400,18 @@ func TestTextOfAnUpstreamCannotSteerTheTerminal(t *testing.T) {
 	bars := startPane(t, 200, 20, r.env, r.program, "status", "--watch", "--config", r.file)
 	ascii := startPane(t, 200, 20, append(slices.Clone(r.env), "LC_ALL=C"), r.program, "status", "--watch", "--config", r.file)
 	lines, events := r.pipe(t, "status", "--watch"), r.pipe(t, "status", "--watch", "--json")
-	lines.see(t, 10*time.Second, "0 in flight")
-	ascii.see(10*time.Second, "0 in flight")
-	bars.see(10*time.Second, "0 in flight")
+	lines.see(t, "0 in flight")
+	ascii.see("0 in flight")
+	bars.see("0 in flight")
 	a := r.api()
 	config := a.pushBlob(t, upstreamName+"/acme/app", []byte("{}"))
 	a.do(t, "PUT", "/v2/"+upstreamName+"/acme/app/manifests/v1", artifactOf(t, config), "Content-Type", typeManifest, "User-Agent", "größe\u009b31m\u202e")
-	line := lines.see(t, 30*time.Second, "failed after")
+	line := lines.see(t, "failed after")
 	if !strings.Contains(line, "owned") {
 		t.Errorf("what the upstream said is not told: %q", line)
 	}
-	bars.see(10*time.Second, "owned")
-	ascii.see(10*time.Second, "owned")
+	bars.see("owned")
+	ascii.see("owned")
 	var all strings.Builder
 	for _, args := range [][]string{{"status"}, {"status", "--json"}, {"top"}, {"top", "--json"}} {
 		stdout, stderr, err := r.run(t, args...)
@@ -429,7 +436,7 @@ func TestTextOfAnUpstreamCannotSteerTheTerminal(t *testing.T) {
 	noControl(t, "what commands print", all.String())
 	for _, p := range []*pane{bars, ascii} {
 		p.interrupt()
-		p.ended(10 * time.Second)
+		p.ended()
 		noControl(t, "the terminal", readFile(t, p.raw))
 	}
 	if raw := readFile(t, ascii.raw); strings.ContainsFunc(raw, func(r rune) bool { return r > '~' }) {
@@ -441,19 +448,20 @@ func TestTextOfAnUpstreamCannotSteerTheTerminal(t *testing.T) {
 
 func TestWaitDrawsABarAndEndsWithTheUpstreamsTruth(t *testing.T) {
 	t.Parallel()
-	r := startSlowRig(t, 2<<20, func(r *rig) { r.config.Upstreams[0].Mode = "async" }, 10<<20)
+	r := startSlowRig(t, 256<<10, func(r *rig) { r.config.Upstreams[0].Mode = "async" }, 10<<20)
 	if err := <-r.cranePush(t, r.layout, r.ref("acme/app", "v1")); err != nil {
 		t.Fatal(err)
 	}
 	wait := startPane(t, 100, 20, r.env, r.program, "wait", r.ref("acme/app", "v1"), "--config", r.file)
 	brief := startPane(t, 100, 20, r.env, r.program, "wait", "--timeout", "1s", r.ref("acme/app", "v1"), "--config", r.file)
-	poll(t, time.Minute, "a bar", func() bool {
+	poll(t, "a bar", func() bool {
 		return regexp.MustCompile(line12(r.layers[0]) + `: Pushing +\[=+-* *\] `).MatchString(wait.screen())
 	})
-	if code := brief.ended(20 * time.Second); code != "1" || !strings.Contains(brief.screen(), "stays queued") {
+	if code := brief.ended(); code != "1" || !strings.Contains(brief.screen(), "stays queued") {
 		t.Errorf("a wait of a second ended with %s:\n%s", code, brief.screen())
 	}
-	if code := wait.ended(2 * time.Minute); code != "0" {
+	r.link.wide.Store(true)
+	if code := wait.ended(); code != "0" {
 		t.Errorf("the wait ended with %s:\n%s", code, wait.screen())
 	}
 	if screen := wait.screen(); !strings.Contains(strings.ReplaceAll(screen, "\n", ""), r.img.Digest) || strings.Contains(screen, "[=") {

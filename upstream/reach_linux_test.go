@@ -83,10 +83,30 @@ func (h *hole) client() *Client {
 	return &Client{Host: "hole.test", URLs: []*url.URL{{Scheme: "http", Host: h.listener.Addr().String()}}, HTTP: &http.Client{Transport: transport}}
 }
 
+// ask tells how long the answer took, less what a busy machine kept for others: a
+// clock that runs beside the question is late by as much as the question is.
 func (h *hole) ask(c *Client) (time.Duration, error) {
+	const tick = 10 * time.Millisecond
+	late, stop := make(chan time.Duration), make(chan struct{})
+	go func() {
+		var sum time.Duration
+		for began := time.Now(); ; began = time.Now() {
+			select {
+			case <-stop:
+				late <- sum
+				return
+			case <-time.After(tick):
+				if over := time.Since(began) - tick; over > tick/2 {
+					sum += over
+				}
+			}
+		}
+	}()
 	began := time.Now()
 	_, _, err := c.HeadManifest(context.Background(), oci.Repo{Host: "hole.test", Name: "app"}, "v1", nil)
-	return time.Since(began), err
+	took := time.Since(began)
+	close(stop)
+	return took - <-late, err
 }
 
 func TestABlackHoleIsSaidWithinTwoSecondsAndLeftAtOnce(t *testing.T) {

@@ -256,7 +256,8 @@ func TestACollectorThatIsDeadCostsALineInTheLog(t *testing.T) {
 			for range 4 * spansKept {
 				traces.spans.Ended(push, "")
 			}
-			if took := time.Since(began); took > 5*time.Second {
+			// Whoever waited for the collector would wait for an export of each 512.
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("%d pushes took %v to trace", 4*spansKept, took)
 			}
 			began = time.Now()

@@ -58,12 +58,13 @@ func (p *Process) Kill() {
 // Signal sends a signal to the program alone; one that has ended gets none.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Stop asks the program to end (SIGTERM), and after ten seconds kills its whole process group. A second Stop does nothing.
+// Stop asks the program to end (SIGTERM), and after thirty seconds, which is longer than
+// pushproxy takes to end its work, kills its whole process group. A second Stop does nothing.
 func (p *Process) Stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 	}
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.done

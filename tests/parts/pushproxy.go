@@ -167,9 +167,9 @@ func StartPushproxy(ctx context.Context, program, file string, port int, env []s
 		return nil, err
 	}
 	s := &Pushproxy{Process: p, Port: port, URL: "http://127.0.0.1:" + strconv.Itoa(port)}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	if err := p.Ready(ctx, Answers(client, s.URL+"/v2/")); err != nil {
 		p.Stop()

@@ -106,10 +106,10 @@ func startRegistry(ctx context.Context, cmd *exec.Cmd, scheme string, port int) 
 	}
 	r := &Registry{Process: p, Host: "127.0.0.1:" + strconv.Itoa(port)}
 	r.URL = scheme + "://" + r.Host
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	// Only readiness is asked here: whether the certificate is right is for the tests to find out.
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	defer client.CloseIdleConnections()
 	if err := p.Ready(ctx, Answers(client, r.URL+"/v2/")); err != nil {
 		p.Stop()

@@ -28,7 +28,7 @@ func TestWithoutANetworkEverybodyIsAnsweredWithinTwoSeconds(t *testing.T) {
 				if _, err := c.Push(false); err != nil {
 					t.Fatalf("over a slow link: %v", err)
 				}
-				slowest.most, slowest.late = 0, 0
+				slowest.most, slowest.late, slowest.all = 0, 0, 0
 				l.down.Store(true)
 			}
 			for range 2 {
@@ -43,9 +43,9 @@ func TestWithoutANetworkEverybodyIsAnsweredWithinTwoSeconds(t *testing.T) {
 					t.Errorf("what is queued cannot be read back: %v", err)
 				}
 			}
-			// A machine that is busy with other tests may be late once; without the rule every answer takes a dial's 15 seconds.
-			if slowest.late > 1 || slowest.most > 3*soon {
-				t.Errorf("%d answers took more than %s, one of them %s", slowest.late, soon, slowest.most)
+			// A machine that is busy with other tests may be late now and then; without the rule answers take a dial's 15 seconds.
+			if slowest.late > slowest.all/4 || slowest.most > 6*soon {
+				t.Errorf("%d of %d answers took more than %s, one of them %s", slowest.late, slowest.all, soon, slowest.most)
 			}
 			t.Logf("the slowest answer took %s", slowest.most)
 			r.healthy()
@@ -71,6 +71,7 @@ type timing struct {
 	http.RoundTripper
 	most time.Duration
 	late int // answers that came not soon
+	all  int
 }
 
 // soon is how quickly everybody is to be answered.
@@ -81,6 +82,7 @@ func (m *timing) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := m.RoundTripper.RoundTrip(r)
 	took := time.Since(began)
 	m.most = max(m.most, took)
+	m.all++
 	if took > soon {
 		m.late++
 	}

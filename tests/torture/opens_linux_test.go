@@ -200,8 +200,15 @@ func (s *stocked) trend(all int64, count func() int64, size func(*rand.Rand) int
 			}
 		}
 		for where := range ways {
-			// Whatever else the machine does may hold one of them up.
-			if took := min(s.opens(where), s.opens(where)); took > opensWithin && s.bytes <= 12<<30 && where != cold {
+			// Whatever else the machine does may hold some of them up: the best counts.
+			took := min(s.opens(where), s.opens(where))
+			bound := s.bytes <= 12<<30 && where != cold
+			for range 8 {
+				if bound && took > opensWithin {
+					took = min(took, s.opens(where))
+				}
+			}
+			if bound && took > opensWithin {
 				s.t.Errorf("it took %s to open so little", took)
 			}
 		}
