@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -70,7 +69,7 @@ func startDaemon(t *testing.T, cmd *exec.Cmd, probe func() error) {
 			t.Logf("%s printed:\n%s", filepath.Base(cmd.Path), lastLines(p.Output(), 15))
 		}
 	})
-	ctx, cancel := contextFor(t, time.Minute)
+	ctx, cancel := contextFor(t, patience)
 	defer cancel()
 	if err := p.Ready(ctx, probe); err != nil {
 		t.Fatal(err)

@@ -86,7 +86,7 @@ func TestS35TheForwardProxyDoorIsNoOpenProxy(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n",
 			"PUT " + tr.URL + "/ HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 1\r\n\r\nx",
 		} {
-			c, err := net.DialTimeout("tcp", d.proxy, 5*time.Second)
+			c, err := net.DialTimeout("tcp", d.proxy, patience)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -243,7 +243,7 @@ func TestS34S35TenThousandConnectsLeaveMemoryFlat(t *testing.T) {
 
 // connectOnce asks for a host that is refused, each time another, and every fourth time for the upstream.
 func connectOnce(proxy string, i int, config *tls.Config) error {
-	c, err := net.DialTimeout("tcp", proxy, 10*time.Second)
+	c, err := net.DialTimeout("tcp", proxy, patience)
 	if err != nil {
 		return err
 	}

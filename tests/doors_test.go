@@ -87,7 +87,7 @@ func (d *doors) holds(t *testing.T, repo, tag, want string) {
 // tunnel opens a tunnel by hand.
 func (d *doors) tunnel(t *testing.T, authority string) (net.Conn, *http.Response) {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", d.proxy, 5*time.Second)
+	c, err := net.DialTimeout("tcp", d.proxy, patience)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -383,7 +383,7 @@ func TestS32ABlobWithoutEndEndsWithItsClient(t *testing.T) {
 	_ = resp.Body.Close()
 	select {
 	case <-ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the upstream still sends, and nobody wants it")
 	}
 	poll(t, "what came of it to be dropped", func() bool {

@@ -103,7 +103,7 @@ func TestAKillInTheMiddleOfForwardingLeavesNothingHalfWritten(t *testing.T) {
 	config, blob := p.api().pushBlob(t, killRepo, []byte("{}")), p.api().pushBlob(t, killRepo, content)
 	select {
 	case <-sending.waiting:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("a committed blob was not forwarded before the manifest came")
 	}
 	p.Kill()

@@ -91,7 +91,7 @@ func TestS30ClientsForgeNoLineAndNoSeries(t *testing.T) {
 func (r *rig) metrics(t *testing.T) string {
 	t.Helper()
 	socket := filepath.Join(r.config.DataDir, "admin.sock")
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) {
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) {
 		return net.Dial("unix", socket)
 	}}}
 	return string(api{url: "http://localhost", client: client}.want(t, http.StatusOK, "GET", "/metrics", nil).body)
@@ -128,7 +128,7 @@ func TestS31NoSecondRequestIsSmuggled(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p.rec.reset()
-			conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", p.Port), 5*time.Second)
+			conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", p.Port), patience)
 			if err != nil {
 				t.Fatal(err)
 			}

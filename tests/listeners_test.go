@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"pushproxy/tests/parts"
 )
@@ -59,14 +58,14 @@ func TestS18AListenerBeyondLoopbackHasTLSAndAsksForALogin(t *testing.T) {
 	far.want(t, http.StatusOK, "GET", "/v2/", nil)
 	far.want(t, http.StatusMisdirectedRequest, "GET", "/v2/", nil, "Host", "evil.test")
 	far.want(t, http.StatusForbidden, "GET", "/v2/", nil, "Origin", "https://evil.test")
-	plain := api{url: far.url, user: far.user, client: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: 10 * time.Second}}
+	plain := api{url: far.url, user: far.user, client: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: patience}}
 	if got, err := plain.send("GET", strings.Replace(far.url, "https", "http", 1)+"/v2/", nil); err == nil && got.StatusCode/100 == 2 {
 		t.Errorf("a request in the clear is answered %s", got.Status)
 	}
 	old := client.Transport.(*http.Transport).Clone()
 	old.TLSClientConfig.MaxVersion = tls.VersionTLS11
 	old.TLSClientConfig.MinVersion = tls.VersionTLS10
-	if got, err := (api{client: &http.Client{Transport: old, Timeout: 10 * time.Second}}).send("GET", far.url+"/v2/", nil); err == nil {
+	if got, err := (api{client: &http.Client{Transport: old, Timeout: patience}}).send("GET", far.url+"/v2/", nil); err == nil {
 		t.Errorf("TLS 1.1 is answered %s", got.Status)
 	}
 	r.api().want(t, http.StatusOK, "GET", "/v2/", nil)
@@ -82,7 +81,7 @@ func TestAUnixSocketIsForItsOwnUser(t *testing.T) {
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}, Timeout: 10 * time.Second}
+	}}, Timeout: patience}
 	a := api{url: "http://localhost", client: client}
 	a.want(t, http.StatusOK, "GET", "/v2/", nil)
 	a.want(t, http.StatusMisdirectedRequest, "GET", "/v2/", nil, "Host", "evil.test")

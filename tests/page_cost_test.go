@@ -76,7 +76,7 @@ func TestStuckWatchersDoNotHoldPushesOrOtherWatchers(t *testing.T) {
 	select {
 	case got := <-seen:
 		wantEqual(t, "what a reader beside them saw", got, "60 pushes")
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("a reader beside stuck ones did not see all pushes")
 	}
 }

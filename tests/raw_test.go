@@ -37,7 +37,7 @@ func newRawClient(t *testing.T, port int) *rawClient {
 func (c *rawClient) ask(method, target string, header ...string) int {
 	c.t.Helper()
 	if c.conn == nil {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", c.port), 10*time.Second)
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", c.port), patience)
 		if err != nil {
 			c.t.Fatal(err)
 		}

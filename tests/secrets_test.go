@@ -222,7 +222,7 @@ func (r *rig) followSecrets(t *testing.T, c canaries, rec *recorder, up *strict,
 	}
 	select {
 	case <-r.Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("SIGQUIT does not end it")
 	}
 	if !strings.Contains(r.Output(), "goroutine ") {

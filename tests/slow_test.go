@@ -53,7 +53,7 @@ func TestS28SlowClientsAreGivenUpAndOthersAreServed(t *testing.T) {
 	a := r.api()
 	upload := a.begin(t, killRepo)
 	dial := func() net.Conn {
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", r.Port), 10*time.Second)
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", r.Port), patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +164,7 @@ func TestS28HeadersHaveALimit(t *testing.T) {
 		{"10,000 of them", strings.Repeat("X: 0123456789\r\n", 10_000), 431},
 		{"a long path", "", 431},
 	} {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", r.Port), 5*time.Second)
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", r.Port), patience)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -145,7 +145,7 @@ func TestThePingIsWhatClientsExpect(t *testing.T) {
 // rawGet sends bytes and returns the status of the answer, 400 when the connection is closed without one.
 func rawGet(t *testing.T, port int, request string) int {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), patience)
 	if err != nil {
 		t.Fatal(err)
 	}

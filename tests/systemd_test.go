@@ -84,7 +84,7 @@ func TestASocketForEverybodyIsNotServed(t *testing.T) {
 	t.Cleanup(p.Stop)
 	select {
 	case <-p.Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it runs")
 	}
 	if p.ExitCode() == 0 || !strings.Contains(p.Output(), "not a loopback address") {
@@ -138,7 +138,7 @@ func notifications(t *testing.T) (<-chan string, string) {
 // wantNext waits for a message, over repeated signs of life.
 func wantNext(t *testing.T, heard <-chan string, p *parts.Process, want string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case got := <-heard:

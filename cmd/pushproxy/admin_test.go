@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -63,14 +62,8 @@ func serveQueue(t *testing.T) *served {
 		s.hooks <- e
 	}))
 	t.Cleanup(hook.Close)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	s.url = "http://" + l.Addr().String()
-	text := fmt.Sprintf("forward_proxy: {listen: []}\nstatus_listen: []\nlisten: [%q]\ndata_dir: %q\nqueue: {webhook: %q}\nupstreams: [{host: registry.test, url: %q, routes: [{match: 'queued/*', mode: async}]}]\n",
-		l.Addr().String(), s.dir, hook.URL, up.URL)
+	text := fmt.Sprintf("forward_proxy: {listen: []}\nstatus_listen: []\nlisten: ['127.0.0.1:0']\ndata_dir: %q\nqueue: {webhook: %q}\nupstreams: [{host: registry.test, url: %q, routes: [{match: 'queued/*', mode: async}]}]\n",
+		s.dir, hook.URL, up.URL)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +87,7 @@ func (s *served) start() {
 	case err := <-ended:
 		s.t.Fatalf("ended before it was ready: %v", err)
 	}
+	s.url = "http://" + log.address
 	s.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,11 +20,17 @@ import (
 // readyLog closes ready when the program says that it is, and keeps what it says.
 type readyLog struct {
 	bytes.Buffer
-	ready chan struct{}
+	ready   chan struct{}
+	address string // the first that is listened on; set when it is ready
 }
+
+var listens = regexp.MustCompile(` listen="?([^ "]+)`)
 
 func (l *readyLog) Write(p []byte) (int, error) {
 	if bytes.Contains(p, []byte("pushproxy is ready")) {
+		if found := listens.FindSubmatch(p); found != nil {
+			l.address = string(found[1])
+		}
 		close(l.ready)
 	}
 	return l.Buffer.Write(p)
@@ -33,13 +40,7 @@ func TestServeAnswersUntilItIsStoppedAndStartsAgain(t *testing.T) {
 	clean(t)
 	dir := filepath.Join(t.TempDir(), "data")
 	for range 2 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := l.Addr().String()
-		l.Close()
-		c, err := load(t, "", "--listen", address, "--data-dir", dir)
+		c, err := load(t, "", "--listen", "127.0.0.1:0", "--data-dir", dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +54,7 @@ func TestServeAnswersUntilItIsStoppedAndStartsAgain(t *testing.T) {
 		case err := <-ended:
 			t.Fatalf("ended before it was ready: %v", err)
 		}
-		response, err := http.Get("http://" + address + "/v2/")
+		response, err := http.Get("http://" + log.address + "/v2/")
 		if err != nil {
 			t.Fatal(err)
 		}
