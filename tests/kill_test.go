@@ -140,11 +140,11 @@ func TestAPushThatAKillCutsOffIsInTheHistory(t *testing.T) {
 	}()
 	select {
 	case <-putting.waiting:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the manifest was not forwarded")
 	}
 	history := filepath.Join(p.config.DataDir, "pushes.jsonl")
-	poll(t, 10*time.Second, "the push is written down", func() bool { return strings.Contains(readFile(t, history), `"tags":["v1"]`) })
+	poll(t, "the push is written down", func() bool { return strings.Contains(readFile(t, history), `"tags":["v1"]`) })
 	p.Kill()
 	<-left
 	p.rec.setRule(nil)
