@@ -310,7 +310,7 @@ func TestTypesThatSayNothingAboutManifests(t *testing.T) {
 	t.Parallel()
 	for mediaType, plain := range map[string]bool{
 		"text/plain; charset=utf-8": true, "text/html": true, "application/octet-stream": true, "application/json": true, "nonsense/": true,
-		oci.MediaTypeOCIManifest: false, oci.MediaTypeOCIManifest + "; charset=utf-8": false, oci.MediaTypeOCIManifest + "; =": false,
+		oci.MediaTypeOCIManifest: false, oci.MediaTypeOCIManifest + "; charset=utf-8": false, oci.MediaTypeOCIManifest + "; =": true,
 	} {
 		r := &upstreamtest.Registry{}
 		raw, d := image(r)
