@@ -23,7 +23,7 @@ type Checked struct {
 // reader would have done; pushing it again heals it. It may run beside
 // everything else.
 func (c *Cache) Check(ctx context.Context, percent float64) (Checked, error) {
-	var r Checked
+	r := Checked{Damaged: []digest.Digest{}}
 	for e, err := range c.index.Scan(ctx, blobPrefix) {
 		if err != nil {
 			return r, err

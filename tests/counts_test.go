@@ -127,7 +127,7 @@ func TestOneBaseToManyRepositoriesIsOneUpload(t *testing.T) {
 	}
 	got := p.rec.reset()
 	if n := got.bodies().sum(); n > int64(base+base/10) {
-		t.Errorf("%d bytes of blobs went upstream for one base of %d", n, base)
+		t.Errorf("%d bytes of blobs went upstream for one base of %d:\n%s", n, base, got)
 	}
 	mounted := got.mounts().where(func(s seen) bool { return s.Status == http.StatusCreated })
 	if len(mounted) < repositories-1 {

@@ -1,8 +1,10 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -105,8 +107,27 @@ func TestRootSetsUpForAUserWithoutRunningWhatIsTheirs(t *testing.T) {
 	if err := os.Chown(r.config.DataDir, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
+	// The configuration may be the user's, who is no other than whose data this is.
+	if err := os.Chown(r.file, nobody-1, nobody-1); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, err := r.setup(t, "docker", "--apply"); err == nil || !strings.Contains(stderr, "belongs to user 65533") {
+		t.Errorf("with a third user's configuration: %v\n%s", err, stderr)
+	}
+	if err := os.Chown(r.file, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
 	for _, args := range [][]string{{"docker"}, {"docker", "--apply"}, {"docker", "--check"}} {
 		r.must(t, args...)
+	}
+	if _, stderr, err := r.run(t, "ca", "install", "--root", r.root); err != nil {
+		t.Errorf("ca install: %v\n%s", err, stderr)
+	}
+	if _, stderr, err := r.run(t, "ca", "uninstall", "--root", r.root); err != nil {
+		t.Errorf("ca uninstall: %v\n%s", err, stderr)
+	}
+	if _, stderr, err := r.run(t, "serve"); err == nil || !strings.Contains(stderr, "belongs to user 65534") {
+		t.Errorf("root serves with the user's configuration: %v\n%s", err, stderr)
 	}
 	if _, err := os.Stat(filepath.Join(r.root, "/etc/docker/certs.d", upstreamName, "pushproxy.crt")); err != nil {
 		t.Error(err)
@@ -120,5 +141,42 @@ func TestRootSetsUpForAUserWithoutRunningWhatIsTheirs(t *testing.T) {
 	}
 	if got := tree(t, r.root); got != before {
 		t.Errorf("left %s", onlyIn(got, before))
+	}
+}
+
+func TestWhatRootSetUpForAUserIsFoundByTheUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		leftOut(t, "acting for another user needs root")
+	}
+	r := newSetupRig(t)
+	if _, stderr, err := r.run(t, "ca", "renew"); err != nil {
+		t.Fatal(stderr)
+	}
+	const nobody = 65534
+	for _, path := range []string{r.config.DataDir, filepath.Dir(r.file)} {
+		err := filepath.WalkDir(path, func(path string, _ os.DirEntry, err error) error {
+			return errors.Join(err, os.Lchown(path, nobody, nobody))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.must(t, "containerd", "--apply")
+	asUser := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), system(t, "setpriv"), append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", r.program,
+			"--config", r.file, "setup", "containerd", "--root", r.root}, args...)...)
+		cmd.Env = r.env
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := asUser("--check"); err != nil {
+		t.Errorf("--check: %v\n%s", err, out)
+	}
+	if out, err := asUser("--undo"); err == nil || !strings.Contains(out, "root undoes it, with your own home: sudo env HOME=") {
+		t.Errorf("--undo: %v\n%s", err, out)
+	}
+	if out := r.must(t, "containerd", "--undo"); !strings.Contains(out, "restored "+filepath.Join(r.root, "/etc/containerd/certs.d", upstreamName, "hosts.toml")) {
+		t.Errorf("--undo by root:\n%s", out)
 	}
 }

@@ -49,6 +49,24 @@ func TestEachSetupIsAppliedCheckedAndUndoneByteForByte(t *testing.T) {
 	}
 }
 
+func TestASetupIsPrintedForPeople(t *testing.T) {
+	t.Parallel()
+	r := newSetupRig(t)
+	r.must(t, "skopeo", "--apply")
+	if out := r.must(t, "skopeo", "--undo"); !strings.Contains(out, "removed ") || strings.Contains(out, "restored") {
+		t.Errorf("nothing was there before:\n%s", out)
+	}
+	out := r.must(t, "skopeo")
+	for _, want := range []string{"skopeo copy … docker://localhost:", "(the CA: what is in " + filepath.Join(r.config.DataDir, "ca/ca.pem") + ")"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "BEGIN CERTIFICATE") {
+		t.Errorf("certificates are printed:\n%s", out)
+	}
+}
+
 func TestSetupsThatShareFilesLeaveThemToEachOther(t *testing.T) {
 	t.Parallel()
 	r := newSetupRig(t)

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,7 +60,7 @@ func installCA(cmd *cobra.Command, root string) error {
 		return errors.New(strings.ReplaceAll(err.Error(), "setup "+systemTrust+" --apply", "ca install"))
 	}
 	for _, s := range steps {
-		fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", s.at)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", s.verb(), s.at)
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), "Undo it with: pushproxy ca uninstall")
 	return p.noticed(store.came)
@@ -73,6 +74,10 @@ func uninstallCA(cmd *cobra.Command, root string) error {
 	j, err := openJournal(p.journal())
 	if err != nil {
 		return err
+	}
+	if !slices.Contains(j.clients(), systemTrust) {
+		fmt.Fprintln(cmd.OutOrStdout(), "This machine's programs were not made to trust the CA: there is nothing to take out.")
+		return nil
 	}
 	if err := undoSetup(cmd.OutOrStdout(), j, systemTrust); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pushproxy/blobcache"
+	"pushproxy/status"
 )
 
 // collectEvery is how often the running program collects.
@@ -96,8 +97,8 @@ func gcCommand() *cobra.Command {
 			if dryRun {
 				verb = "would go"
 			}
-			cmd.Printf("%d blobs with %d MiB; %d %s (%d MiB), %d condemned, %d kept though over a limit, %d dead uploads dropped\n",
-				r.Blobs, r.Bytes>>20, r.Removed, verb, r.Freed>>20, r.Condemned, r.Kept, r.Swept)
+			cmd.Printf("%d blobs with %s; %d %s (%s), %d condemned, %d kept though over a limit, %d dead uploads dropped\n",
+				r.Blobs, status.Bytes(r.Bytes), r.Removed, verb, status.Bytes(r.Freed), r.Condemned, r.Kept, r.Swept)
 			return nil
 		}),
 	}

@@ -144,9 +144,10 @@ func addFlags(flags *pflag.FlagSet) {
 	}
 }
 
-// loadConfig reads the configuration: flags over PUSHPROXY_… variables over the
-// file over defaults. The error names each bad key and what it may be.
-func loadConfig(flags *pflag.FlagSet) (Config, error) {
+// readConfig reads the configuration: flags over PUSHPROXY_… variables over the
+// file, if it may be read, over defaults. The error names each bad key and what it
+// may be.
+func readConfig(flags *pflag.FlagSet, may func(file string) error) (Config, error) {
 	v := viper.New()
 	v.SetEnvPrefix("PUSHPROXY")
 	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
@@ -169,7 +170,7 @@ func loadConfig(flags *pflag.FlagSet) (Config, error) {
 		if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
 			return Config{}, fmt.Errorf("configuration file %s: %w", file, err)
 		}
-		if err := ownConfig(file); err != nil {
+		if err := may(file); err != nil {
 			return Config{}, err
 		}
 	}

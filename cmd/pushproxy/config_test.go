@@ -134,6 +134,8 @@ func TestABadConfigurationNamesTheKeyAndWhatItMayBe(t *testing.T) {
 		{"an unknown key, with those there are", "log: {lvl: x}", "in its place there are format, level"},
 		{"two mistakes of one kind", "upstreams: [{hots: a}]\nlog: {lvl: x}", "upstreams[0].hots: "},
 		{"a duration in days", "cache: {max_age: 7d}", `cache.max_age: "7d" is not a duration, such as 30s, 10m or 24h`},
+		{"a duration without a unit", "cache: {max_age: 720}", `cache.max_age: "720" is not a duration, such as 30s, 10m or 24h`},
+		{"a timeout without a unit", "credentials: {helper_timeout: 10}", `credentials.helper_timeout: "10" is not a duration`},
 		{"a number in words", "limits: {uploads: many}", `limits.uploads: "many" is not a whole number`},
 		{"a number below its least", "limits: {uploads: 0}", "limits.uploads: 0 is not 1 or more"},
 		{"a bandwidth in words", "upstreams: [{host: a.test, bandwidth: fast}]", `upstreams[0].bandwidth: "fast" is not a size such as`},

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,30 +17,19 @@ func configCommand() *cobra.Command {
 		RunE: configured(func(cmd *cobra.Command, c Config, _ []string) error {
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "listen: %s\ndata_dir: %s\nauth: %s\nstorage: %s\n", strings.Join(c.Listen, " "), c.DataDir, c.Auth, c.Storage)
-			others := "other hosts are refused"
-			if c.ForwardProxy.TunnelOthers {
-				others = "port 443 of other hosts is passed through"
-			}
-			fmt.Fprintf(out, "tls: %s\nforward_proxy: %s (%s)\n", c.TLS, orNowhere(strings.Join(c.ForwardProxy.Listen, " ")), others)
-			fmt.Fprintf(out, "status_listen: %s\n", orNowhere(strings.Join(c.StatusListen, " ")))
+			fmt.Fprintf(out, "tls: %s\nforward_proxy: %s\n", c.TLS, c.ForwardProxy)
+			fmt.Fprintf(out, "status_listen: %s\n", cmp.Or(strings.Join(c.StatusListen, " "), "off"))
 			if c.DefaultUpstream != "" {
 				fmt.Fprintf(out, "default_upstream: %s\n", c.DefaultUpstream)
 			}
 			for _, u := range c.Upstreams {
-				fmt.Fprintf(out, "upstream %s: %s", u.Host, u.URL)
-				if len(u.FallbackURLs) > 0 {
-					fmt.Fprintf(out, ", else %s", strings.Join(u.FallbackURLs, ", "))
-				}
-				if len(u.Aliases) > 0 {
-					fmt.Fprintf(out, "; also called %s", strings.Join(u.Aliases, ", "))
-				}
-				fmt.Fprintln(out)
+				fmt.Fprintf(out, "upstream %s: %s\n", u.Host, u)
 			}
 			hosts, err := sources(c.Credentials).Hosts(cmd.Context())
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(out, "logged in to: %s\n", orNone(strings.Join(hosts, " ")))
+			fmt.Fprintf(out, "logged in to: %s\n", cmp.Or(strings.Join(hosts, " "), "no registry"))
 			for _, name := range strangeVariables() {
 				fmt.Fprintf(out, "ignored: $%s is no key's variable\n", name)
 			}
@@ -47,16 +38,42 @@ func configCommand() *cobra.Command {
 	})
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return "no registry"
+// String says where the door is and whom it lets through.
+func (c ForwardProxyConfig) String() string {
+	at := strings.Join(c.Listen, " ")
+	switch {
+	case at == "":
+		return "off"
+	case c.TunnelOthers:
+		return at + " (port 443 of other hosts is passed through)"
 	}
-	return s
+	return at + " (other hosts are refused)"
 }
 
-func orNowhere(s string) string {
-	if s == "" {
-		return "off"
+// String says where an upstream is and what is special about it.
+func (u UpstreamConfig) String() string {
+	text := u.URL
+	say := func(format string, value string) {
+		if value != "" {
+			text += fmt.Sprintf(format, value)
+		}
 	}
-	return s
+	say(", else %s", strings.Join(u.FallbackURLs, ", "))
+	say("; also called %s", strings.Join(u.Aliases, ", "))
+	say("; below %s", u.Prefix)
+	if u.Mode != "sync" {
+		say("; %s", u.Mode)
+	}
+	for _, r := range u.Sending.Routes {
+		say("; %s", r.Match+" "+r.Mode)
+	}
+	if n := u.Sending.Concurrency; n > 0 {
+		say("; %s uploads at once", strconv.Itoa(n))
+	}
+	say("; at most %s a second", u.Sending.Bandwidth)
+	say("; nothing queued is sent %s", strings.Join(u.Sending.QuietHours, ", "))
+	say("; chunks of %s", u.Sending.ChunkSize)
+	say("; bodies up to %s", u.Sending.MaxBody)
+	say("; trusts %s", u.CAFile)
+	return text
 }

@@ -33,14 +33,14 @@ func kindOf(typ reflect.Type) string {
 }
 
 // durations reads durations, as the library's own hook does, with an error that
-// shows what was written.
+// shows what was written. A number without a unit would be nanoseconds.
 func durations(from, to reflect.Type, data any) (any, error) {
-	if from.Kind() != reflect.String || to != reflect.TypeFor[time.Duration]() {
+	if from == to || to != reflect.TypeFor[time.Duration]() {
 		return data, nil
 	}
-	d, err := time.ParseDuration(data.(string))
+	d, err := time.ParseDuration(fmt.Sprint(data))
 	if err != nil {
-		return nil, fmt.Errorf("%q is not %s", data, durationKind)
+		return nil, fmt.Errorf("%q is not %s", fmt.Sprint(data), durationKind)
 	}
 	return d, nil
 }

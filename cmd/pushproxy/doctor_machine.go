@@ -19,6 +19,7 @@ import (
 
 	"pushproxy/disk"
 	"pushproxy/proxy"
+	"pushproxy/status"
 )
 
 const (
@@ -191,6 +192,7 @@ func clientCheck(cmd *cobra.Command) (string, error) {
 		p.client = client
 		p.tool, _, _ = strings.Cut(client, userSuffix)
 		p.system = os.Geteuid() == 0 && p.tool == client
+		p.machineWide(j)
 		made, remedy, err := planOf(p)
 		if err != nil {
 			return "", err
@@ -259,10 +261,10 @@ func (c Config) diskCheck() (string, error) {
 		return "", fmt.Errorf("%w: %w", errSkipped, err)
 	}
 	if free < diskSpare {
-		return "", fmt.Errorf("%s has %d MiB free, and uploads are refused before the disk is full: free some space, or choose another data_dir", dir, free>>20)
+		return "", fmt.Errorf("%s has %s free, and uploads are refused before the disk is full: free some space, or choose another data_dir", dir, status.Bytes(free))
 	}
 	if warning != "" {
-		return fmt.Sprintf("%s (%d GiB free)", warning, free>>30), nil
+		return fmt.Sprintf("%s (%s free)", warning, status.Bytes(free)), nil
 	}
-	return fmt.Sprintf("%s has %d GiB free", dir, free>>30), nil
+	return fmt.Sprintf("%s has %s free", dir, status.Bytes(free)), nil
 }

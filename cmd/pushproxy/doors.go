@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -58,15 +57,15 @@ func listenDoors(c Config, log *slog.Logger) (*doors, error) {
 	}
 	d := &doors{registry: given[socketRegistry], forward: given[socketForward]}
 	if len(d.registry) == 0 {
-		if d.registry, err = listen(c.Listen, log); err != nil {
+		if d.registry, err = listen("listen", "listen", c.Listen, log); err != nil {
 			d.close()
 			return nil, err
 		}
 	}
 	if len(d.forward) == 0 && len(c.ForwardProxy.Listen) > 0 {
-		if d.forward, err = listen(c.ForwardProxy.Listen, log); err != nil {
+		if d.forward, err = listen("forward_proxy.listen", "forward-proxy-listen", c.ForwardProxy.Listen, log); err != nil {
 			d.close()
-			return nil, fmt.Errorf("forward_proxy: %w", err)
+			return nil, err
 		}
 	}
 	if d.status, err = listenStatus(c, log); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 
@@ -13,6 +15,7 @@ import (
 	"pushproxy/blobcache"
 	"pushproxy/forward"
 	"pushproxy/metadata"
+	"pushproxy/status"
 )
 
 // offline is a data directory that no pushproxy serves, opened by a command.
@@ -41,6 +44,9 @@ func checkStores(ctx context.Context, cache *blobcache.Cache, meta *metadata.DB,
 // stopped runs do with the data directory of a pushproxy that does not run.
 func stopped(ctx context.Context, c Config, do func(*offline) error) (err error) {
 	restrictFiles()
+	if _, err := os.Stat(c.DataDir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("data_dir: there is no %s: pushproxy serve makes it; another one is named with --data-dir or --config", c.DataDir)
+	}
 	s, err := openStores(ctx, c.DataDir, c.Storage, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -109,14 +115,14 @@ func fsckCommand() *cobra.Command {
 			return err
 		}),
 	}
-	c.Flags().StringVar(&readData, "read-data", "100%", "how many of the blobs are read, chosen by chance")
+	c.Flags().StringVar(&readData, "read-data", "100%", "which `percentage` of the blobs is read, chosen by chance")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 
 // print says what was found, and on standard error what was damaged.
 func (r *checked) print(cmd *cobra.Command) {
-	cmd.Printf("%d blobs, %d of them read (%d MiB), %d damaged and set aside\n", r.Blobs, r.Read, r.Bytes>>20, len(r.Damaged))
+	cmd.Printf("%d blobs, %d of them read (%s), %d damaged and set aside\n", r.Blobs, r.Read, status.Bytes(r.Bytes), len(r.Damaged))
 	records := len(r.Metadata.Dropped) + len(r.Metadata.Kept)
 	for _, n := range r.Metadata.Records {
 		records += n

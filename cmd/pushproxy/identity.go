@@ -57,8 +57,11 @@ func (c *Config) fillIdentity() {
 
 func (c *Config) checkIdentity(say sayFunc, oneOf func(key, value string, allowed ...string)) {
 	oneOf("auth", c.Auth, string(proxy.AuthAuto), string(proxy.AuthToken), string(proxy.AuthHtpasswd), string(proxy.AuthPassthrough), string(proxy.AuthNone))
-	if (c.Auth == string(proxy.AuthHtpasswd)) != (c.Htpasswd != "") {
-		say("htpasswd: it names the file of auth: htpasswd, and goes with that alone")
+	switch byFile := c.Auth == string(proxy.AuthHtpasswd); {
+	case byFile && c.Htpasswd == "":
+		say("htpasswd: auth: htpasswd needs the file of accounts here (htpasswd -B)")
+	case !byFile && c.Htpasswd != "":
+		say("htpasswd: it is the file of auth: htpasswd, and auth is %s", c.Auth)
 	}
 	if len(c.Listen) == 0 {
 		say("listen: at least one address is needed, such as 127.0.0.1:5001")

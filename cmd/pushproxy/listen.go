@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -35,6 +36,23 @@ func listenAt(address string) (net.Listener, error) {
 		}
 	}
 	return net.Listen("unix", path)
+}
+
+// notListening says why an address of a key could not be opened, and what to do.
+func notListening(key, flag, address string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		err = fmt.Errorf("%s is in use by another program%s; end it, or", address, holder(address))
+	case errors.Is(err, fs.ErrPermission):
+		err = fmt.Errorf("%w: only root may open ports below 1024, and sockets where you may not write;", err)
+	default:
+		err = fmt.Errorf("%w;", err)
+	}
+	without := ""
+	if key != "listen" {
+		without = fmt.Sprintf(", or go without with %s: []", key)
+	}
+	return fmt.Errorf("%s: %w choose another address with --%s%s", key, err, flag, without)
 }
 
 // named are the configured host names with the ports of the listeners.

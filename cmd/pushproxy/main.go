@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		statusCommand(), topCommand(), queueCommand(), waitCommand(), gcCommand(), fsckCommand(),
 		tokenCommand(), loginCommand(), logoutCommand(), secretCommand(), versionCommand())
 	explain(root)
+	root.Version = version()
+	root.SetVersionTemplate(versionLine())
+	root.SetUsageTemplate(shortened(root.UsageTemplate()))
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -88,8 +91,11 @@ func group(c *cobra.Command, parts ...*cobra.Command) *cobra.Command {
 func explain(c *cobra.Command) {
 	if check := c.Args; check != nil && !c.HasSubCommands() {
 		c.Args = func(_ *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return fmt.Errorf("%w; it is written %s", err, c.UseLine())
+			switch err := check(c, args); {
+			case err != nil && len(args) == 0:
+				return fmt.Errorf("something is missing: it is written %s", c.UseLine())
+			case err != nil:
+				return fmt.Errorf("%s does not fit: it is written %s", strings.Join(args, " "), c.UseLine())
 			}
 			return nil
 		}
@@ -104,6 +110,15 @@ func explain(c *cobra.Command) {
 	for _, part := range c.Commands() {
 		explain(part)
 	}
+}
+
+// shortened takes the flags of all keys out of the help of all commands but the
+// one that they are about, and says where they are.
+func shortened(template string) string {
+	const all = "{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}"
+	return strings.Replace(template, all, `{{if eq .Name "serve"}}`+all+`{{else}}      --config file          file to read (default $PUSHPROXY_CONFIG or ~/.config/pushproxy/config.yaml, if there is one)
+      --data-dir directory   directory of the cache and what is known of upstreams (default ~/.local/share/pushproxy)
+      …                      one for each other key of the configuration: see pushproxy serve --help{{end}}`, 1)
 }
 
 // configured is what a command runs that needs the configuration.

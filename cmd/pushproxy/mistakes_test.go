@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -15,8 +16,12 @@ func TestAMistakeOnTheCommandLineIsToldWithWhatGoesThere(t *testing.T) {
 		{"a command that there is not", "sevre", "serve"},
 		{"a part of a command that there is not", "queue lst", "there is no pushproxy queue lst: it is one of drop, ls, retry, show"},
 		{"a part with a flag behind it", "config chek --json", "unknown flag: --json; see pushproxy config --help"},
-		{"an argument too many", "queue ls all", "it is written pushproxy queue ls [flags]"},
-		{"an argument too few", "wait", "it is written pushproxy wait IMAGE|JOB [flags]"},
+		{"an argument too many", "queue ls all", "all does not fit: it is written pushproxy queue ls [flags]"},
+		{"an argument too few", "wait", "something is missing: it is written pushproxy wait IMAGE|JOB [flags]"},
+		{"no client", "setup", "which client? There is a set-up for: docker, "},
+		{"a set-up and its end", "setup docker --apply --undo", "one at a time"},
+		{"nothing to check", "fsck", "there is no " + dir + ": pushproxy serve makes it"},
+		{"nothing to collect", "gc", "there is no " + dir + ": pushproxy serve makes it"},
 		{"a flag that there is not", "serve --listn x", "unknown flag: --listn; see pushproxy serve --help"},
 		{"a duration that is none", "wait x --timeout soon", `--timeout: "soon" is not a duration, such as 30s, 10m or 24h; see pushproxy wait --help`},
 		{"a number that is none", "serve --limit-uploads many", `--limit-uploads: "many" is not a whole number`},
@@ -49,11 +54,50 @@ func TestAMistakeOnTheCommandLineIsToldWithWhatGoesThere(t *testing.T) {
 	}
 }
 
+func TestHelpShowsTheFlagsOfAllKeysWhereTheyBelongAlone(t *testing.T) {
+	for line, all := range map[string]bool{"": true, "serve": true, "wait": false, "queue": false, "token create": false, "doctor": false} {
+		var out strings.Builder
+		if err := run(context.Background(), append(strings.Fields(line), "--help"), &out, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "--limit-uploads") != all || !strings.Contains(out.String(), "--config file") {
+			t.Errorf("pushproxy %s --help:\n%s", line, &out)
+		}
+		if !all && !strings.Contains(out.String(), "see pushproxy serve --help") {
+			t.Errorf("pushproxy %s --help does not say where the others are:\n%s", line, &out)
+		}
+	}
+}
+
+func TestTheVersionIsAFlagToo(t *testing.T) {
+	var command, flag strings.Builder
+	err := errors.Join(run(context.Background(), []string{"version"}, &command, io.Discard), run(context.Background(), []string{"--version"}, &flag, io.Discard))
+	if err != nil || flag.String() != command.String() || !strings.HasPrefix(flag.String(), "pushproxy ") {
+		t.Errorf("%v\n%s%s", err, &command, &flag)
+	}
+}
+
 func TestACommandOfPartsShowsThem(t *testing.T) {
 	for _, c := range []string{"queue", "token", "ca", "config", "secret"} {
 		var out strings.Builder
 		if err := run(context.Background(), []string{c}, &out, io.Discard); err != nil || !strings.Contains(out.String(), "Available Commands") {
 			t.Errorf("%s: %v\n%s", c, err, &out)
+		}
+	}
+}
+
+func TestTheCheckOfAConfigurationSaysWhatIsSpecialAboutUpstreams(t *testing.T) {
+	t.Setenv("PUSHPROXY_UPSTREAMS", `[{"host":"a.test","aliases":["corp"],"mode":"async","bandwidth":"2MiB","quiet_hours":["08:00-18:30"],"routes":[{"match":"b/*","mode":"sync"}],"concurrency":3}]`)
+	var out strings.Builder
+	if err := run(context.Background(), []string{"config", "check", "--forward-proxy-listen="}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"upstream a.test: https://a.test; also called corp; async; b/* sync; 3 uploads at once; at most 2MiB a second; nothing queued is sent 08:00-18:30\n",
+		"forward_proxy: off\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &out)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/pflag"
 )
 
 // harden keeps what the process writes and holds to itself, and refuses what
@@ -86,6 +88,35 @@ func privateDir(dir string) error {
 		return fmt.Errorf("%s is open to other users (mode %04o); run: chmod 700 %s", dir, info.Mode().Perm(), dir)
 	}
 	return nil
+}
+
+// loadConfig reads the configuration of the user who runs this.
+func loadConfig(flags *pflag.FlagSet) (Config, error) { return readConfig(flags, ownConfig) }
+
+// loadConfigFor reads it where root may act for the user whose data directory it
+// names (setup, ca install): that user may have written it, too, since nothing is
+// done then with anybody's credentials.
+func loadConfigFor(flags *pflag.FlagSet) (Config, error) {
+	var file string
+	var refused error
+	c, err := readConfig(flags, func(f string) error {
+		file, refused = f, ownConfig(f)
+		return nil
+	})
+	if err != nil || refused == nil {
+		return c, err
+	}
+	info, err := os.Stat(file)
+	if err != nil || os.Geteuid() != 0 || info.Mode().Perm()&0o022 != 0 {
+		return Config{}, refused
+	}
+	owner, _ := ownerOf(info)
+	if info, err := os.Stat(c.DataDir); err == nil {
+		if uid, _ := ownerOf(info); uid == owner {
+			return c, nil
+		}
+	}
+	return Config{}, fmt.Errorf("%w; if you set this up for that user, %s must be theirs: they run `pushproxy serve` once", refused, c.DataDir)
 }
 
 // ownConfig refuses a configuration file that somebody else can write.

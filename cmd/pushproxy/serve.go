@@ -185,7 +185,8 @@ func (n narrow) Accept() (net.Conn, error) {
 // listen opens every address. A machine without IPv6 goes without [::1]; an
 // address that somebody else has is an error, since whoever holds it would get
 // what clients send to localhost.
-func listen(addresses []string, log *slog.Logger) (listeners []net.Listener, err error) {
+// The errors name the key and its flag.
+func listen(key, flag string, addresses []string, log *slog.Logger) (listeners []net.Listener, err error) {
 	for _, address := range addresses {
 		l, listenErr := listenAt(address)
 		switch {
@@ -195,18 +196,14 @@ func listen(addresses []string, log *slog.Logger) (listeners []net.Listener, err
 		case errors.Is(listenErr, syscall.EADDRNOTAVAIL) || errors.Is(listenErr, syscall.EAFNOSUPPORT):
 			log.Warn("address left out: this machine does not have it", "address", address)
 			continue
-		case errors.Is(listenErr, syscall.EADDRINUSE):
-			listenErr = fmt.Errorf("listen: %s is in use by another program%s; end it or choose another address with --listen", address, holder(address))
-		default:
-			listenErr = fmt.Errorf("listen: %w", listenErr)
 		}
 		for _, open := range listeners {
 			_ = open.Close()
 		}
-		return nil, listenErr
+		return nil, notListening(key, flag, address, listenErr)
 	}
 	if len(listeners) == 0 {
-		return nil, fmt.Errorf("listen: this machine has none of %s", strings.Join(addresses, ", "))
+		return nil, fmt.Errorf("%s: this machine has none of %s; choose another address with --%s", key, strings.Join(addresses, ", "), flag)
 	}
 	return listeners, nil
 }

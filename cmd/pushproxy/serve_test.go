@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"pushproxy/proxy"
@@ -139,6 +140,29 @@ func TestServeRefusesAPortThatIsTaken(t *testing.T) {
 	}
 	if _, err := os.Stat(c.DataDir); err == nil {
 		t.Error("the data directory was made all the same")
+	}
+	for flag, key := range map[string]string{"listen": "listen: ", "forward-proxy-listen": "forward_proxy.listen: ", "status-listen": "status_listen: "} {
+		args := []string{"--listen", "127.0.0.1:0", "--data-dir", c.DataDir, "--" + flag, l.Addr().String()}
+		if c, err = load(t, "", args...); err != nil {
+			t.Fatal(err)
+		}
+		err := serve(context.Background(), c, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.HasPrefix(err.Error(), key) || !strings.Contains(err.Error(), "choose another address with --"+flag) {
+			t.Errorf("--%s: got %v", flag, err)
+		}
+	}
+}
+
+func TestAnAddressThatCannotBeOpenedIsToldWithWhatToDo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, err := listen("listen", "listen", []string{"unix:" + filepath.Join(dir, "nowhere", "socket")}, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "nowhere/socket") || !strings.Contains(err.Error(), "choose another address with --listen") {
+		t.Errorf("got %v", err)
+	}
+	err = notListening("forward_proxy.listen", "forward-proxy-listen", "127.0.0.1:80", syscall.EACCES)
+	if !strings.Contains(err.Error(), "ports below 1024") || !strings.Contains(err.Error(), "--forward-proxy-listen, or go without with forward_proxy.listen: []") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -84,8 +84,14 @@ func setupCommand() *cobra.Command {
 	}
 	command := &cobra.Command{
 		Use: "setup CLIENT", Short: "Let a client push through pushproxy: print, apply, check or undo it", Long: long.String(),
-		ValidArgs: names, Args: cobra.ExactArgs(1),
+		ValidArgs: names, Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("which client? There is a set-up for: %s", strings.Join(names, ", "))
+			}
+			if how.apply && how.undo || how.apply && how.check || how.undo && how.check {
+				return errors.New("--apply, --undo and --check do not go together: one at a time")
+			}
 			i := slices.Index(names, args[0])
 			if i < 0 {
 				return fmt.Errorf("there is no set-up for %q; there is one for: %s", args[0], strings.Join(names, ", "))
@@ -101,6 +107,7 @@ func setupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			p.machineWide(j)
 			out := cmd.OutOrStdout()
 			if how.undo {
 				return undoSetup(out, j, p.client)
@@ -124,14 +131,13 @@ func setupCommand() *cobra.Command {
 	flags.BoolVar(&how.check, "check", false, "say what is missing; the exit status is 1 when something is")
 	flags.BoolVar(&how.user, "user", false, "write root's own files and not the machine's, when root runs this")
 	flags.StringVar(&how.root, "root", "", "`directory` that stands for / (to try things out)")
-	command.MarkFlagsMutuallyExclusive("apply", "undo", "check")
 	return command
 }
 
 // newPlace finds out what there is here. The CA is made when it is needed, but
 // not for looking.
 func newPlace(cmd *cobra.Command, client, root string, make bool) (*place, error) {
-	c, err := loadConfig(cmd.Flags())
+	c, err := loadConfigFor(cmd.Flags())
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +166,14 @@ func newPlace(cmd *cobra.Command, client, root string, make bool) (*place, error
 		return nil, fmt.Errorf("there is no CA in %s yet, and it must belong to the user who runs pushproxy: run `pushproxy serve` once as that user", c.caDir())
 	}
 	return p, nil
+}
+
+// machineWide makes the place the machine's where root set the client up for it,
+// on behalf of the user whose journal this is.
+func (p *place) machineWide(j *journal) {
+	p.system = p.system || slices.ContainsFunc(j.Files, func(f *journalFile) bool {
+		return slices.Contains(f.Clients, p.client) && strings.HasPrefix(f.Path, filepath.Join(p.root, "/etc")+"/")
+	})
 }
 
 // foreign reports whether root acts on another user's data directory: then

@@ -29,7 +29,11 @@ func planPodman(p *place) (plan, error) {
 	if p.has(filepath.Join(p.home, ".config/containers/podman/machine")) {
 		made.note("There is a podman machine here: what runs in it needs `pushproxy setup podman-machine` as well.")
 	}
-	made.note("%s push … %s/%s/<repository>:<tag> needs no flag then.", p.tool, p.localhost(), p.example())
+	push := p.tool + " push … "
+	if p.tool == "skopeo" {
+		push = "skopeo copy … docker://"
+	}
+	made.note("%s%s/%s/<repository>:<tag> needs no flag then.", push, p.localhost(), p.example())
 	if len(p.ForwardProxy.Listen) > 0 {
 		if err := p.writeVariables(&made); err != nil {
 			return made, err

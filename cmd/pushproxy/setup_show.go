@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 )
 
@@ -12,19 +14,26 @@ func applySetup(out io.Writer, j *journal, made plan, p *place) error {
 		return err
 	}
 	for _, s := range steps {
-		verb := "wrote"
-		if s.done() {
-			verb = "kept"
-		}
-		fmt.Fprintf(out, "%s %s (%s)\n", verb, s.at, s.why)
+		fmt.Fprintf(out, "%s %s (%s)\n", s.verb(), s.at, s.why)
 	}
 	printNotes(out, made)
 	fmt.Fprintf(out, "Undo it with: pushproxy setup %s --undo\n", p.client)
 	return nil
 }
 
+// verb is what was done for a step.
+func (s step) verb() string {
+	if s.done() {
+		return "kept"
+	}
+	return "wrote"
+}
+
 func undoSetup(out io.Writer, j *journal, client string) error {
 	undone, err := j.undo(client)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w\nroot made this set-up, and root undoes it, with your own home: sudo env HOME=\"$HOME\" \"$(command -v pushproxy)\" setup %s --undo", err, client)
+	}
 	if err != nil {
 		return err
 	}
@@ -32,7 +41,11 @@ func undoSetup(out io.Writer, j *journal, client string) error {
 		fmt.Fprintf(out, "Nothing was set up for %s.\n", client)
 	}
 	for _, path := range undone {
-		fmt.Fprintf(out, "restored %s\n", path)
+		verb := "restored"
+		if !exists(path) {
+			verb = "removed"
+		}
+		fmt.Fprintln(out, verb, path)
 	}
 	return nil
 }
@@ -91,7 +104,7 @@ func printSetup(out io.Writer, j *journal, made plan, p *place) error {
 		if s.done() {
 			continue
 		}
-		for line := range strings.Lines(string(s.next)) {
+		for line := range strings.Lines(p.brief(string(s.next))) {
 			fmt.Fprint(out, "  | "+line)
 		}
 	}
@@ -100,6 +113,14 @@ func printSetup(out io.Writer, j *journal, made plan, p *place) error {
 		fmt.Fprintf(out, "Do it with: pushproxy setup %s --apply\n", p.client)
 	}
 	return nil
+}
+
+// brief is a file's text for people: the CA, which many files hold, by its name.
+func (p *place) brief(text string) string {
+	if p.roots == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, p.roots, fmt.Sprintf("(the CA: what is in %s)\n", p.bundle))
 }
 
 func printNotes(out io.Writer, made plan) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -53,11 +52,8 @@ func listenStatus(c Config, log *slog.Logger) (listeners []net.Listener, err err
 		case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT):
 			log.Warn("address left out: this machine does not have it", "key", "status_listen", "address", address)
 			continue
-		case errors.Is(err, syscall.EADDRINUSE):
-			err = fmt.Errorf("status_listen: %s is in use by another program%s; end it, choose another address with --status-listen, or write status_listen: [] to go without the page", address, holder(address))
-		default:
-			err = fmt.Errorf("status_listen: %w", err)
 		}
+		err = notListening("status_listen", "status-listen", address, err)
 		if !c.statusChosen {
 			log.Warn("no status page: "+err.Error(), "address", address)
 			continue

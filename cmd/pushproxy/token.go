@@ -61,7 +61,7 @@ func tokenCreate() *cobra.Command {
 	flags.DurationVar(&life, "expires", 0, "how long it is valid, such as 24h (default for ever)")
 	flags.StringArrayVar(&scope.Upstreams, "upstream", nil, "`host` of a registry that it may reach (repeatable; default all)")
 	flags.StringArrayVar(&scope.Repositories, "repository", nil, "`pattern` of repositories that it may reach, such as acme/* or acme/** (repeatable; default all)")
-	flags.StringArrayVar(&verbs, "verb", nil, "what it may do: pull, push or delete (repeatable; default all)")
+	flags.StringArrayVar(&verbs, "verb", nil, "what it may do, a `verb`: pull, push or delete (repeatable; default all)")
 	return command
 }
 

@@ -29,24 +29,9 @@ func waitCommand() *cobra.Command {
 			"pushproxy queue ls lists it.",
 		Args: cobra.ExactArgs(1),
 		RunE: configured(func(cmd *cobra.Command, c Config, args []string) error {
-			ctx := cmd.Context()
-			if timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s is not there after %s; it stays queued", args[0], timeout))
-				defer cancel()
-			}
-			response, err := overSocket(c.DataDir).ask(ctx, "GET", "/v1/wait?ref="+url.QueryEscape(args[0]))
+			last, err := wait(cmd, overSocket(c.DataDir), args[0], timeout, asJSON)
 			if err != nil {
-				return ended(ctx, err)
-			}
-			defer response.Body.Close()
-			p := &waitProgress{}
-			if out, lively := terminal(cmd.ErrOrStderr()); lively && !asJSON {
-				defer p.draw(ctx, out, overSocket(c.DataDir))()
-			}
-			last, err := p.follow(response.Body)
-			if err != nil {
-				return ended(ctx, err)
+				last = waited{Error: err.Error(), Job: last.Job}
 			}
 			if asJSON {
 				if err := printJSON(cmd.OutOrStdout(), last); err != nil {
@@ -67,12 +52,37 @@ func waitCommand() *cobra.Command {
 	return c
 }
 
-// ended prefers the reason why the context ended to what it led to.
-func ended(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
+// errTimeout ends a wait that has taken as long as it may.
+var errTimeout = errors.New("the time is over")
+
+// wait asks the running pushproxy until it knows, and shows how far it is unless
+// quiet. With an error it returns what was known last.
+func wait(cmd *cobra.Command, i *instance, what string, timeout time.Duration, quiet bool) (last waited, err error) {
+	ctx := cmd.Context()
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimeout)
+		defer cancel()
 	}
-	return err
+	p := &waitProgress{}
+	response, err := i.ask(ctx, "GET", "/v1/wait?ref="+url.QueryEscape(what))
+	if err == nil {
+		defer response.Body.Close()
+		if out, lively := terminal(cmd.ErrOrStderr()); lively && !quiet {
+			defer p.draw(ctx, out, i)()
+		}
+		last, err = p.follow(response.Body)
+	}
+	switch cause := context.Cause(ctx); {
+	case err == nil || cause == nil:
+		return last, err
+	case errors.Is(cause, errTimeout) && last.Job != nil:
+		return last, fmt.Errorf("%s is not there after %s; it stays queued: %s", what, timeout, p.state)
+	case errors.Is(cause, errTimeout):
+		return last, fmt.Errorf("%s is not there after %s: the upstream has not answered yet", what, timeout)
+	default:
+		return last, cause
+	}
 }
 
 // waitProgress shows how far a wait is: the state of the job, and a bar per blob
