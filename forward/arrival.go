@@ -86,6 +86,17 @@ func (a *arrival) allowance() int64 {
 	return max(paceLeast, int64(float64(a.sent.Load())*paceAhead.Seconds()/elapsed.Seconds()))
 }
 
+// within reports whether size bytes will have been sent in d, if it goes on as it
+// did so far.
+func (a *arrival) within(d time.Duration, size int64) bool {
+	sent, since := a.sent.Load(), a.since.Load()
+	if sent == 0 || since == 0 {
+		return false
+	}
+	elapsed := time.Since(time.Unix(0, since))
+	return float64(size-sent)/float64(sent)*float64(elapsed) <= float64(d)
+}
+
 // patient returns r with its reads counted, and with an end to the patience that
 // the upstream has to have: stop is called when a read takes too long.
 func (a *arrival) patient(r io.ReadSeekCloser, stop context.CancelCauseFunc) io.ReadSeekCloser {

@@ -55,7 +55,7 @@ type carryKey struct {
 // carry sends the blob, unless its owner is sending it to another repository of
 // the upstream: its bytes cross the link once, and are mounted from there.
 func (b *blob) carry(ctx context.Context) (How, error) {
-	twin, waited, err := b.stream.awaitTwin(ctx, b.Digest)
+	twin, waited, err := b.stream.awaitTwin(ctx, b.Digest, b.Size)
 	if err != nil {
 		return "", err
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"io"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
-	"pushproxy/blobcache"
 	"pushproxy/metadata"
 	"pushproxy/oci"
 	"pushproxy/upstream"
@@ -22,15 +20,10 @@ const (
 	StreamAfter = 2 << 20
 	// noStreamFor is how long an upstream that refuses streams is sent none.
 	noStreamFor = time.Hour
-	// twinFor is how long a blob that is whole waits for a client that is sending
-	// the same.
-	twinFor = time.Minute
 	// streamKept is how long a stream that came to nothing is remembered, so that
 	// it is not begun again.
 	streamKept = time.Hour
 )
-
-var errTwin = errors.New("what begins with the same bytes is being sent already")
 
 // stream sends on what a client is sending, before its digest is known. It is a
 // guess: whether the blob was needed shows at its end.
@@ -61,14 +54,6 @@ type streams struct {
 	prefixes map[prefixKey]*stream
 	seed     maphash.Seed
 	refused  map[string]time.Time // hosts that take none, until when
-}
-
-// prefixKey tells uploads that look like the same blob for the same upstream.
-type prefixKey struct {
-	principal string
-	owner     metadata.Owner
-	host      string
-	first     uint64 // hash of the first chunk: two that share it by chance wait for each other, no more
 }
 
 // Streaming begins to send on the blob that arrives under an upload, of which
@@ -160,29 +145,6 @@ func (f *Forwarder) noStreams(host string) {
 	f.streams.refused[host] = time.Now().Add(noStreamFor)
 }
 
-// alone makes this the only stream of what begins with the same chunk, until it
-// is over: many clients that send one base image are one upload, and mounts.
-func (s *stream) alone(ctx context.Context) error {
-	r, err := s.f.cache.Follow(ctx, s.upload)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	var first maphash.Hash
-	first.SetSeed(s.f.streams.seed)
-	if _, err := io.CopyN(&first, r, blobcache.ChunkSize); err != nil {
-		return err
-	}
-	s.key = prefixKey{s.t.Principal, s.owner, s.repo.Host, first.Sum64()}
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	if s.twin = s.f.streams.prefixes[s.key]; s.twin != nil {
-		return errTwin
-	}
-	s.f.streams.prefixes[s.key] = s
-	return nil
-}
-
 // end says that the blob is where it belongs, or will not be.
 func (s *stream) end() {
 	s.f.mu.Lock()
@@ -240,34 +202,6 @@ func (s *stream) drop() {
 		<-s.done
 		s.abandon()
 	})
-}
-
-// awaitTwin waits, where another stream sends the same bytes, for that: as long
-// as it takes if they are all here, for twinFor if its client is still sending.
-// It returns the stream itself if that is the same blob's way to the same place,
-// to be finished, and whether it is worth looking where the blob is now.
-func (s *stream) awaitTwin(ctx context.Context, d digest.Digest) (same *stream, waited bool, err error) {
-	if s == nil || !s.ended() || s.twin == nil {
-		return s, false, nil
-	}
-	patience := time.NewTimer(twinFor)
-	defer patience.Stop()
-	select {
-	case <-s.twin.over:
-		return nil, true, nil
-	case <-patience.C:
-		return nil, false, nil
-	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
-	case <-s.twin.taken:
-	}
-	switch {
-	case s.twin.digest != d:
-		return nil, false, nil
-	case s.twin.repo == s.repo:
-		return s.twin, false, nil
-	}
-	return nil, true, wait(ctx, s.twin.over)
 }
 
 // finish waits until everything is sent and closes the upload as the blob. An

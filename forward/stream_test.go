@@ -116,6 +116,57 @@ func TestBlobsThatBeginDifferentlyAreSentOnSideBySide(t *testing.T) {
 	})
 }
 
+// A client that is done early waits for one that sends the same and was first, unless that one takes too long.
+func TestTheFasterOfTwoClientsWaitsForTheFirstWhileThatGetsOn(t *testing.T) {
+	for _, c := range []struct {
+		says    string
+		size    int // at 1 MiB in 10 seconds
+		uploads int
+	}{
+		{"it will be done soon", 14 * mib, 1},
+		{"it will take long", 60 * mib, 2},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := memoryRig(t, &upstreamtest.Registry{})
+				layer := r.noise("layer", c.size)
+				slow, fast := r.arriving("ann", layer), r.arriving("ann", layer)
+				slow.send(3 * mib)
+				r.Streaming(r.target("ann"), repo("slow"), slow.u.ID())
+				synctest.Wait()
+				fast.send(3 * mib)
+				r.Streaming(r.target("ann"), repo("fast"), fast.u.ID())
+				fast.end("fast")
+				pushed := make(chan struct{})
+				go func() {
+					defer close(pushed)
+					r.pushed("ann", "fast", "v1", r.image(layer))
+				}()
+				for at := 4 * mib; at < c.size; at += mib {
+					time.Sleep(10 * time.Second)
+					slow.send(at)
+				}
+				select {
+				case <-pushed:
+					if c.uploads == 1 {
+						t.Error("it did not wait")
+					}
+				default:
+					if c.uploads == 2 {
+						t.Error("it waited all the time")
+					}
+				}
+				slow.end("slow")
+				<-pushed
+				r.pushed("ann", "slow", "v1", r.image(layer))
+				if got := r.reg.Bytes(); got < int64(c.uploads*c.size) || got > int64(c.uploads*c.size)+mib {
+					t.Errorf("the upstream received %d bytes for a blob of %d", got, c.size)
+				}
+			})
+		})
+	}
+}
+
 func TestABlobWithAKnownDigestFollowsTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := memoryRig(t, &upstreamtest.Registry{})

@@ -214,3 +214,17 @@ func TestADockerConfigThatCannotBeReadIsNamed(t *testing.T) {
 		t.Errorf("a docker config that is no JSON is answered %v", got)
 	}
 }
+
+func TestALoginWithATokenOfAnotherPushproxyIsRefused(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, "http://127.0.0.1:1", nil)
+	file := r.config.Credentials.DockerConfig
+	before := readFile(t, file)
+	_, stderr, err := r.run(t, "login", "--data-dir", filepath.Join(r.home, "other"))
+	if err == nil || !strings.Contains(stderr, "it is another one") || readFile(t, file) != before {
+		t.Errorf("%v\n%s\n%s", err, stderr, readFile(t, file))
+	}
+	if _, stderr, err := r.run(t, "login"); err != nil {
+		t.Errorf("its own token: %v\n%s", err, stderr)
+	}
+}

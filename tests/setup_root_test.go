@@ -154,13 +154,15 @@ func TestWhatRootSetUpForAUserIsFoundByTheUser(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	const nobody = 65534
-	for _, path := range []string{r.config.DataDir, filepath.Dir(r.file)} {
-		err := filepath.WalkDir(path, func(path string, _ os.DirEntry, err error) error {
-			return errors.Join(err, os.Lchown(path, nobody, nobody))
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	// Other users cannot enter the directory above those of a test.
+	if err := os.Chmod(filepath.Dir(r.home), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(r.home, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, nobody, nobody))
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	r.must(t, "containerd", "--apply")
 	asUser := func(args ...string) (string, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func loginCommand() *cobra.Command {
 			if stdin {
 				secret, err = readToken(cmd, names)
 			} else {
-				secret, err = ownToken(c)
+				secret, err = ownToken(cmd.Context(), c, names[0])
 			}
 			if err != nil {
 				return err
@@ -77,7 +78,8 @@ func logoutCommand() *cobra.Command {
 }
 
 // ownToken makes the token of whoever runs pushproxy, in place of an earlier one.
-func ownToken(c Config) (authinject.Secret, error) {
+// Whether it is running at name does not matter, but that it is this one.
+func ownToken(ctx context.Context, c Config, name string) (authinject.Secret, error) {
 	store, err := openTokens(c)
 	if err != nil {
 		return "", err
@@ -86,7 +88,34 @@ func ownToken(c Config) (authinject.Secret, error) {
 		return "", err
 	}
 	_, secret, err := store.Create(loginToken, proxy.Local, 0, proxy.Scope{})
-	return secret, err
+	if err != nil {
+		return "", err
+	}
+	if status, err := taken(ctx, name, secret); err == nil && status == http.StatusUnauthorized {
+		_, err := store.Revoke(loginToken)
+		return "", errors.Join(fmt.Errorf("the pushproxy at %s takes no token of data_dir %s: it is another one; name its configuration with --config, or get a token from who runs it and give it here with --token-stdin", name, c.DataDir), err)
+	}
+	return secret, nil
+}
+
+// taken asks what answers at name whether it takes a token. The status is 0 where
+// it is no pushproxy.
+func taken(ctx context.Context, name string, secret authinject.Secret) (status int, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+name+"/v2/", nil)
+	if err != nil {
+		return 0, err
+	}
+	request.SetBasicAuth("pushproxy", secret.Reveal())
+	client := &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	_ = response.Body.Close()
+	if response.Header.Get("Server") != proxy.ServerName {
+		return 0, nil
+	}
+	return response.StatusCode, nil
 }
 
 // readToken reads a token and asks the running pushproxy whether it is one.
@@ -99,19 +128,13 @@ func readToken(cmd *cobra.Command, names []string) (authinject.Secret, error) {
 	if secret == "" {
 		return "", errors.New("--token-stdin: the standard input has no token; one is made by pushproxy token create")
 	}
-	request, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://"+names[0]+"/v2/", nil)
-	if err != nil {
-		return "", err
-	}
-	request.SetBasicAuth("pushproxy", secret.Reveal())
-	client := &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	response, err := client.Do(request)
-	if err != nil {
+	switch status, err := taken(cmd.Context(), names[0], secret); {
+	case err != nil:
 		return "", fmt.Errorf("no pushproxy answers at %s; is it running? %w", names[0], err)
-	}
-	_ = response.Body.Close()
-	if response.StatusCode != http.StatusOK || response.Header.Get("Server") != proxy.ServerName {
-		return "", fmt.Errorf("%s does not take the token (status %d); ask for a new one", names[0], response.StatusCode)
+	case status == 0:
+		return "", fmt.Errorf("what answers at %s is no pushproxy; name its configuration with --config", names[0])
+	case status != http.StatusOK:
+		return "", fmt.Errorf("%s does not take the token (status %d); ask for a new one", names[0], status)
 	}
 	return secret, nil
 }
