@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -108,7 +109,8 @@ func (t *Tracker) giveBack(p *tracked) {
 		}
 		next := t.open[p.key]
 		if next == nil || next == p {
-			next = t.newPush(p.key, b.ReceiveBegan)
+			// It need not have been received: what is here already is sent on as well.
+			next = t.newPush(p.key, cmp.Or(b.ReceiveBegan, b.SendBegan, p.Finished))
 			next.last = p.last
 			t.open[p.key] = next
 		}

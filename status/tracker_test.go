@@ -210,6 +210,30 @@ func TestABlobThatEndsAfterAnothersManifestIsNotThatPushs(t *testing.T) {
 	})
 }
 
+// A client that only asks for a blob which is here already has it sent on: no byte of it is received for the push.
+func TestAPushBeginsWhenItsFirstBlobIsSentOnThoughNoneIsReceived(t *testing.T) {
+	t.Parallel()
+	for says, status := range map[string]int{"the upstream takes it": 0, "the upstream is away": http.StatusServiceUnavailable} {
+		t.Run(says, func(t *testing.T) {
+			bubble(t, "", func(t *testing.T, r *rig) {
+				one, two := content("one", 1000), content("two", 1000)
+				r.brings("ann", "acme/other", "v1", two)
+				r.reg.Fail = func(*http.Request) int { return status }
+				began := time.Now()
+				r.forward.Start(r.target("ann"), repoOf("acme/app"), digest.FromBytes(two), "", "")
+				synctest.Wait()
+				r.receive("ann", "acme/app", one)
+				for tag, blob := range map[string][]byte{"one": one, "two": two} {
+					id, err := r.put("ann", "acme/app", tag, r.image(blob))
+					if p := r.know(id); (err == nil) != (status == 0) || p.Started.Before(began) || p.Finished.Before(p.Started) {
+						t.Errorf("%s: %v, began %s, %+v", tag, err, began, p)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestABlobThatTwoPushesWaitForIsToldInBoth(t *testing.T) {
 	t.Parallel()
 	bubble(t, "", func(t *testing.T, r *rig) {
