@@ -89,6 +89,9 @@ func (u *upstreams) checks(name string) []check {
 			if err != nil {
 				return "", err
 			}
+			if c.Anonymous() && r.open(ctx) {
+				return "none found, and the registry asks for none", nil
+			}
 			if c.Anonymous() {
 				return "", fmt.Errorf("none found in %s: docker login %s", u.places(), repo.Host)
 			}

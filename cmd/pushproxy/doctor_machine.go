@@ -223,6 +223,20 @@ func planOf(p *place) (made plan, remedy string, err error) {
 	return made, "", fmt.Errorf("the journal names a set-up %q that is not known", p.client)
 }
 
+// open reports whether the registry answers without asking who it is.
+func (r *reach) open(ctx context.Context) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.entry.URL+"/v2/", nil)
+	if err != nil {
+		return false
+	}
+	answer, err := r.transport.Base.RoundTrip(request)
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
+}
+
 // clock compares this machine's clock with the registry's.
 func (r *reach) clock(ctx context.Context) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.entry.URL+"/v2/", nil)

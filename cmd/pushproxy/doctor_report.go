@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"pushproxy/oci"
+	"pushproxy/upstream"
 )
 
 // finding is what one check came to.
@@ -66,6 +69,9 @@ func (r *report) run(ctx context.Context, subject string, c check) (fine bool) {
 		f.Status, f.Text = "skipped", err.Error()
 	case err != nil:
 		f.Status, f.Text = "failed", err.Error()
+		if e := (*oci.Error)(nil); errors.As(err, &e) && upstream.Unreachable(err) {
+			f.Text = e.Message // which says why itself
+		}
 		r.failed = true
 	}
 	r.findings = append(r.findings, f)
