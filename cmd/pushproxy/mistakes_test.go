@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,6 +99,22 @@ func TestTheCheckOfAConfigurationSaysWhatIsSpecialAboutUpstreams(t *testing.T) {
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &out)
+		}
+	}
+}
+
+func TestSudoWithRootsHomeIsNoticed(t *testing.T) {
+	home := clean(t)
+	for person, noticed := range map[string]bool{"": false, "0": false, "1000": os.Geteuid() == 0} {
+		t.Setenv("SUDO_UID", person)
+		for _, more := range [][]string{nil, {"--data-dir", filepath.Join(home, "said")}} {
+			var errs strings.Builder
+			if err := run(context.Background(), append([]string{"setup", "crane", "--root", home}, more...), io.Discard, &errs); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(errs.String(), `sudo env HOME="$HOME"`); got != (noticed && more == nil) {
+				t.Errorf("SUDO_UID=%q %v: %q", person, more, &errs)
+			}
 		}
 	}
 }

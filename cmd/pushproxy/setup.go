@@ -108,6 +108,9 @@ func setupCommand() *cobra.Command {
 				return err
 			}
 			p.machineWide(j)
+			if p.mistakenHome(cmd) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "This is about a pushproxy of root's own (%s). For the one that you run: sudo env HOME=\"$HOME\" \"$(command -v pushproxy)\" setup %s …\n", p.DataDir, args[0])
+			}
 			out := cmd.OutOrStdout()
 			if how.undo {
 				return undoSetup(out, j, p.client)
@@ -166,6 +169,14 @@ func newPlace(cmd *cobra.Command, client, root string, make bool) (*place, error
 		return nil, fmt.Errorf("there is no CA in %s yet, and it must belong to the user who runs pushproxy: run `pushproxy serve` once as that user", c.caDir())
 	}
 	return p, nil
+}
+
+// mistakenHome reports whether sudo changed the home, and with it whose pushproxy
+// this is about, without anybody having said so.
+func (p *place) mistakenHome(cmd *cobra.Command) bool {
+	person := os.Getenv("SUDO_UID")
+	said := cmd.Flags().Changed("config") || cmd.Flags().Changed("data-dir") || os.Getenv("PUSHPROXY_CONFIG") != ""
+	return os.Geteuid() == 0 && person != "" && person != "0" && !said && !p.foreign()
 }
 
 // machineWide makes the place the machine's where root set the client up for it,
