@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,6 +30,8 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// The login to pushproxy itself is none to a registry.
+			hosts = slices.DeleteFunc(hosts, func(host string) bool { return slices.Contains(clientNames(c), host) })
 			fmt.Fprintf(out, "logged in to: %s\n", cmp.Or(strings.Join(hosts, " "), "no registry"))
 			for _, name := range strangeVariables() {
 				fmt.Fprintf(out, "ignored: $%s is no key's variable\n", name)

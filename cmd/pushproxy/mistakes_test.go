@@ -88,7 +88,9 @@ func TestACommandOfPartsShowsThem(t *testing.T) {
 }
 
 func TestTheCheckOfAConfigurationSaysWhatIsSpecialAboutUpstreams(t *testing.T) {
+	clean(t)
 	t.Setenv("PUSHPROXY_UPSTREAMS", `[{"host":"a.test","aliases":["corp"],"mode":"async","bandwidth":"2MiB","quiet_hours":["08:00-18:30"],"routes":[{"match":"b/*","mode":"sync"}],"concurrency":3}]`)
+	t.Setenv("DOCKER_AUTH_CONFIG", `{"auths":{"b.test":{"auth":"dTpw"},"localhost:5001":{"auth":"dTpw"}}}`)
 	var out strings.Builder
 	if err := run(context.Background(), []string{"config", "check", "--forward-proxy-listen="}, &out, io.Discard); err != nil {
 		t.Fatal(err)
@@ -96,6 +98,7 @@ func TestTheCheckOfAConfigurationSaysWhatIsSpecialAboutUpstreams(t *testing.T) {
 	for _, want := range []string{
 		"upstream a.test: https://a.test; also called corp; async; b/* sync; 3 uploads at once; at most 2MiB a second; nothing queued is sent 08:00-18:30\n",
 		"forward_proxy: off\n",
+		"logged in to: b.test\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &out)
