@@ -164,6 +164,16 @@ func TestWhatRootSetUpForAUserIsFoundByTheUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	err = filepath.WalkDir(r.root, func(path string, e os.DirEntry, err error) error {
+		mode := os.FileMode(0o644)
+		if e.IsDir() {
+			mode = 0o755
+		}
+		return errors.Join(err, os.Chmod(path, mode))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.must(t, "containerd", "--apply")
 	asUser := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), system(t, "setpriv"), append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", r.program,
