@@ -78,54 +78,12 @@ func setupCommand() *cobra.Command {
 		names = append(names, s.name)
 		fmt.Fprintf(&long, "  %-15s %s\n", s.name, s.about)
 	}
-	var how struct {
-		apply, undo, check, user bool
-		root                     string
-	}
+	var how setupHow
 	command := &cobra.Command{
 		Use: "setup CLIENT", Short: "Let a client push through pushproxy: print, apply, check or undo it", Long: long.String(),
 		ValidArgs: names, Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return fmt.Errorf("which client? There is a set-up for: %s", strings.Join(names, ", "))
-			}
-			if how.apply && how.undo || how.apply && how.check || how.undo && how.check {
-				return errors.New("--apply, --undo and --check do not go together: one at a time")
-			}
-			i := slices.Index(names, args[0])
-			if i < 0 {
-				return fmt.Errorf("there is no set-up for %q; there is one for: %s", args[0], strings.Join(names, ", "))
-			}
-			p, err := newPlace(cmd, args[0], how.root, how.apply)
-			if err != nil {
-				return err
-			}
-			if how.user && p.system {
-				p.system, p.client = false, p.client+userSuffix
-			}
-			j, err := openJournal(p.journal())
-			if err != nil {
-				return err
-			}
-			p.machineWide(j)
-			if p.mistakenHome(cmd) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "This is about a pushproxy of root's own (%s). For the one that you run: sudo env HOME=\"$HOME\" \"$(command -v pushproxy)\" setup %s …\n", p.DataDir, args[0])
-			}
-			out := cmd.OutOrStdout()
-			if how.undo {
-				return undoSetup(out, j, p.client)
-			}
-			made, err := setups[i].plan(p)
-			if err != nil {
-				return err
-			}
-			switch {
-			case how.apply:
-				return applySetup(out, j, made, p)
-			case how.check:
-				return checkSetup(out, j, made, p)
-			}
-			return printSetup(out, j, made, p)
+			return setUp(cmd, names, args, how)
 		},
 	}
 	flags := command.Flags()
@@ -135,6 +93,56 @@ func setupCommand() *cobra.Command {
 	flags.BoolVar(&how.user, "user", false, "write root's own files and not the machine's, when root runs this")
 	flags.StringVar(&how.root, "root", "", "`directory` that stands for / (to try things out)")
 	return command
+}
+
+// setupHow is what is to be done with a set-up; none of the first three: print it.
+type setupHow struct {
+	apply, undo, check, user bool
+	root                     string
+}
+
+// setUp does it with the one of the named clients that args say.
+func setUp(cmd *cobra.Command, names, args []string, how setupHow) error {
+	if len(args) == 0 {
+		return fmt.Errorf("which client? There is a set-up for: %s", strings.Join(names, ", "))
+	}
+	if how.apply && how.undo || how.apply && how.check || how.undo && how.check {
+		return errors.New("--apply, --undo and --check do not go together: one at a time")
+	}
+	i := slices.Index(names, args[0])
+	if i < 0 {
+		return fmt.Errorf("there is no set-up for %q; there is one for: %s", args[0], strings.Join(names, ", "))
+	}
+	p, err := newPlace(cmd, args[0], how.root, how.apply)
+	if err != nil {
+		return err
+	}
+	if how.user && p.system {
+		p.system, p.client = false, p.client+userSuffix
+	}
+	j, err := openJournal(p.journal())
+	if err != nil {
+		return err
+	}
+	p.machineWide(j)
+	if p.mistakenHome(cmd) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "This is about a pushproxy of root's own (%s). For the one that you run: sudo env HOME=\"$HOME\" \"$(command -v pushproxy)\" setup %s …\n", p.DataDir, args[0])
+	}
+	out := cmd.OutOrStdout()
+	if how.undo {
+		return undoSetup(out, j, p.client)
+	}
+	made, err := setups[i].plan(p)
+	if err != nil {
+		return err
+	}
+	switch {
+	case how.apply:
+		return applySetup(out, j, made, p)
+	case how.check:
+		return checkSetup(out, j, made, p)
+	}
+	return printSetup(out, j, made, p)
 }
 
 // newPlace finds out what there is here. The CA is made when it is needed, but
