@@ -233,6 +233,7 @@ func TestAStreamGoesOnAfterARestart(t *testing.T) {
 		if err := r.Close(stopped); err == nil {
 			t.Fatal("nothing was on its way")
 		}
+		synctest.Wait() // the upstream knows too that the connection is gone
 		r.Forwarder, r.base = New(r.cache, r.meta), base
 		r.Seal = aead(t, "k")
 		r.pushed("ann", "app", "v1", r.image(layer))
