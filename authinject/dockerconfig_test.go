@@ -290,3 +290,15 @@ func FuzzParseAuthConfig(f *testing.F) {
 		}
 	})
 }
+
+func TestS32AConfigHasAnEnd(t *testing.T) {
+	t.Parallel()
+	text := `{"auths":{"ghcr.io":{"auth":"` + b64("bob:pw") + `"}}}`
+	for _, extra := range []int{0, 1} {
+		d := writeConfig(t, text+strings.Repeat(" ", maxConfig-len(text)+extra))
+		c, err := d.Credential(t.Context(), oci.Repo{Host: "ghcr.io"})
+		if extra == 0 && (err != nil || c.Username != "bob") || extra == 1 && (err == nil || !strings.Contains(err.Error(), "is larger than")) {
+			t.Errorf("%d bytes beyond the end: %q, %v", extra, c.Username, err)
+		}
+	}
+}

@@ -244,6 +244,12 @@ func TestReferencesThatCannotBeFollowedAreErrors(t *testing.T) {
 			t.Errorf("%v does not say %q", err, says)
 		}
 	}
+	if err := os.WriteFile(large, []byte(strings.Repeat("x", maxReferenced)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := (&Reference{Key: "ghcr.io", Password: "file:" + large}).Credential(t.Context(), oci.Repo{Host: "ghcr.io"}); err != nil || len(c.Password) != maxReferenced {
+		t.Errorf("as large as may be: %d bytes, %v", len(c.Password), err)
+	}
 	if _, err := (&Reference{Key: "ghcr.io", Password: "file:" + good}).Credential(t.Context(), oci.Repo{Host: "not a host"}); !errors.Is(err, ErrNone) {
 		t.Errorf("a registry that is none: %v", err)
 	}

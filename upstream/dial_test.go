@@ -10,8 +10,11 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pushproxy/oci"
 )
@@ -159,4 +162,77 @@ func TestS12AClientWithoutATransportReachesThePublicInternetOnly(t *testing.T) {
 			t.Errorf("%s: %v, want ErrDenied", name, err)
 		}
 	}
+}
+
+func TestS12ThroughAProxyAddressesAreJudgedHere(t *testing.T) {
+	t.Parallel()
+	proxy := mustURL("http://proxy.corp:3128")
+	o := TransportOptions{Proxy: proxy, Trust: func(authority string) Trust {
+		if authority == "10.0.0.7:443" {
+			return TrustNamed
+		}
+		return TrustPublic
+	}}
+	for address, want := range map[string]bool{
+		"https://registry.test/": true, "https://1.1.1.1/": true, "https://10.0.0.7/": true, "https://10.0.0.8/": false,
+		"https://127.0.0.1/": false, "https://[::1]/": false, "https://[2606:4700::1111]/": true, "http://169.254.169.254/": false,
+	} {
+		got, err := o.proxy(&http.Request{URL: mustURL(address)})
+		if want && (err != nil || got != proxy) || !want && (!errors.Is(err, oci.ErrDenied) || got != nil) {
+			t.Errorf("%s: %v, %v; want it sent %t", address, got, err, want)
+		}
+	}
+	if got, err := (TransportOptions{}).proxy(&http.Request{URL: mustURL("https://10.0.0.8/")}); got != nil || err != nil {
+		t.Errorf("without a proxy: %v, %v", got, err)
+	}
+	tr := NewTransport(o)
+	if via := tr.via(&http.Request{URL: mustURL("https://registry.test/")}); via != "proxy.corp:3128" {
+		t.Errorf("the way to a registry leads to %s", via)
+	}
+	if via := NewTransport(TransportOptions{}).via(&http.Request{URL: mustURL("https://Registry.test/")}); via != "registry.test:443" {
+		t.Errorf("without a proxy it leads to %s", via)
+	}
+}
+
+func TestOnlyCertificatesAreReadAsSuch(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("not a certificate")})
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if list, err := ParseCAs(append(key, text...)); err != nil || len(list) != 1 {
+		t.Errorf("behind a key: %d, %v", len(list), err)
+	}
+	if _, err := ParseCAs(key); err == nil {
+		t.Error("a key alone is no error")
+	}
+}
+
+func TestWhatCannotBeReachedIsSaidWithoutSendingAnything(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tr := NewTransport(TransportOptions{})
+		p := tr.path("a.test:443")
+		p.cut, p.back = &cutOff{err: errors.New("no way")}, make(chan struct{})
+		body := &ender{}
+		r, err := http.NewRequestWithContext(t.Context(), "PUT", "https://a.test/", body)
+		noError(t, err)
+		began := time.Now()
+		if _, err := tr.RoundTrip(r); !isCutOff(err) || !body.over || time.Since(began) != admitFor {
+			t.Errorf("%v after %s, body closed %v", err, time.Since(began), body.over)
+		}
+		r.Body = nil
+		if _, err := tr.RoundTrip(r); !isCutOff(err) {
+			t.Errorf("without a body: %v", err)
+		}
+		for i := range 3 * maxPaths {
+			tr.path("h" + strconv.Itoa(i) + ":443")
+			if len(tr.paths) > maxPaths {
+				t.Fatalf("%d ways are remembered", len(tr.paths))
+			}
+		}
+		if tr.path("a.test:443") != p {
+			t.Error("that there is no way was forgotten")
+		}
+	})
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,5 +195,27 @@ func TestWhatMayBeStreamed(t *testing.T) {
 	}
 	if c.Streams() {
 		t.Error("the config sets a limit, and it does")
+	}
+}
+
+func TestWhatAnUpstreamIsSaidToBeLike(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		host    string
+		learned learned
+		want    []string
+	}{
+		"one that is as the specification says": {"registry.test", learned{}, nil},
+		"one whose chunks have bounds": {"1.dkr.ecr.eu-west-1.amazonaws.com", learned{}, []string{
+			"known as Amazon ECR", "the last chunk goes with the closing PUT", "chunks of at least 5 MiB", "chunks of at most 20 MiB", "lists at most 1000 tags at once"}},
+		"one whose answers have taught": {"registry.test", learned{way: chunks, body: 100 << 20, chunk: 1 << 20, noTags: true}, []string{
+			"learned: takes blobs in chunks alone", "learned: refuses bodies of 100 MiB", "learned: takes chunks of at most 1 MiB", "learned: ignores further tags of a manifest"}},
+		"one that takes streams": {"registry.test", learned{way: stream}, []string{"learned: takes blobs as one PATCH, not with the PUT"}},
+	} {
+		c := &Client{Host: test.host}
+		c.learn(func(l *learned) { test.learned.until = l.until; *l = test.learned })
+		if got := c.Traits(); !slices.Equal(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
 	}
 }

@@ -425,3 +425,20 @@ func TestTagsThatAreRefused(t *testing.T) {
 		sawRequests(t, r, d, "PUT …/manifests/D?tag")
 	})
 }
+
+func TestLimitsAreReachedAndNotPassed(t *testing.T) {
+	t.Parallel()
+	r := &upstreamtest.Registry{Header: http.Header{"Warning": {strings.Repeat("x", maxWarnings-1), "y", "z"}}}
+	raw := []byte(`{"schemaVersion":2,"pad":"` + strings.Repeat(" ", oci.MaxManifest-28) + `"}`)
+	if len(raw) != oci.MaxManifest {
+		t.Fatal(len(raw))
+	}
+	c := newClient(r)
+	result, err := c.PutManifest(t.Context(), app, "v1", oci.MediaTypeOCIManifest, raw, nil)
+	if err != nil || len(result.Warnings) != 2 {
+		t.Errorf("%d warnings, %v", len(result.Warnings), err)
+	}
+	if desc, _, err := c.GetManifest(t.Context(), app, "v1", nil); err != nil || desc.Size != oci.MaxManifest {
+		t.Errorf("%+v, %v", desc, err)
+	}
+}

@@ -544,3 +544,17 @@ func TestAFaultOfTheTransportIsToldInOneLine(t *testing.T) {
 		}
 	})
 }
+
+func TestAShortRestDoesNotEndALongOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(&upstreamtest.Registry{})
+		c.pauseFor(20 * time.Second)
+		c.pauseFor(5 * time.Second)
+		began := time.Now()
+		noError(t, c.Ping(t.Context()))
+		if took := time.Since(began); took != 20*time.Second {
+			t.Errorf("it waited %s", took)
+		}
+	})
+}

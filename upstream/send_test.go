@@ -353,6 +353,12 @@ func TestWhatAnUploadGoesOnWith(t *testing.T) {
 			}
 			return false
 		}, want: []string{post, put1, end1, post, patch2}, err: oci.ErrDenied},
+		"a chunk's refusal that names a place": {faults: []upstreamtest.Fault{{Method: "PUT", Status: 413}, {Method: "PATCH", Status: 403}}, answers: func(w http.ResponseWriter, req *http.Request) bool {
+			if req.Method == http.MethodPatch {
+				w.Header().Set("Location", "https://evil.test/v2/acme/app/blobs/uploads/u1")
+			}
+			return false
+		}, want: []string{post, put1, end1, post, patch2}, err: oci.ErrDenied},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
