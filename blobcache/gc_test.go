@@ -343,3 +343,39 @@ func TestABlobThatWasJustFoundIsNotCollected(t *testing.T) {
 	}
 	a.here(m, map[string]digest.Digest{"it": d}, "it")
 }
+
+func TestWhatThereIsIsToldDuringACollection(t *testing.T) {
+	t.Parallel()
+	a := newAged(t, blobcache.NewMemory())
+	a.put(1)
+	collecting, told, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := a.Collect(context.Background(), blobcache.Limits{Quota: 1, Needed: func() map[digest.Digest]bool {
+			close(collecting)
+			<-told
+			return nil
+		}})
+		done <- err
+	}()
+	<-collecting
+	usage := make(chan blobcache.Usage, 1)
+	go func() {
+		u, err := a.Usage(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		usage <- u
+	}()
+	select {
+	case u := <-usage:
+		if u.Blobs != 1 || u.Bytes != 1000 || u.Oldest.IsZero() {
+			t.Errorf("told %+v", u)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it waits until the collection is over")
+	}
+	close(told)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -15,6 +15,7 @@ type uses struct {
 
 	collect   sync.Mutex // one Collect at a time
 	mu        sync.Mutex
+	load      sync.Mutex                  // for reading the stored uses, and for loaded
 	loaded    bool                        // the stored uses were read
 	used      map[digest.Digest]time.Time // the last use
 	condemned map[digest.Digest]time.Time // since when it is to be removed

@@ -12,12 +12,10 @@ type Usage struct {
 	Oldest time.Time // last use of the blob that Collect removes first; zero: there is none
 }
 
-// Usage looks through all blobs' records.
+// Usage looks through all blobs' records. It does not wait for a collection under
+// way, whose work so far is in what it finds.
 func (c *Cache) Usage(ctx context.Context) (u Usage, err error) {
-	c.uses.collect.Lock()
-	err = c.loadUses(ctx)
-	c.uses.collect.Unlock()
-	if err != nil {
+	if err := c.loadUses(ctx); err != nil {
 		return Usage{}, err
 	}
 	all, err := c.candidates(ctx)

@@ -12,8 +12,10 @@ import (
 // be stored.
 const useWorth = 600
 
-// loadUses reads the uses that earlier processes stored.
+// loadUses reads the uses that earlier processes stored, once.
 func (c *Cache) loadUses(ctx context.Context) error {
+	c.uses.load.Lock()
+	defer c.uses.load.Unlock()
 	if c.uses.loaded {
 		return nil
 	}
