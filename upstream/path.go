@@ -90,6 +90,7 @@ type path struct {
 	wanted  time.Time     // when somebody last asked while cut
 	kick    chan struct{} // an attempt is wanted now
 	checks  map[string]*check
+	knocks  *knocking // nil: nobody waits for somebody to listen
 }
 
 // admit returns an error where there is no way. It waits a moment for one that
@@ -130,7 +131,7 @@ func (p *path) dial(ctx context.Context, network string) (net.Conn, error) {
 	case errors.Is(r.err, errSilence) || p.fails(r.err):
 		return nil, p.lose(r.err)
 	}
-	return nil, r.err
+	return nil, p.orRefused(r.err)
 }
 
 // waysKey is the context's key of how many ways to one upstream are tried in
@@ -182,6 +183,7 @@ func (p *path) found(took time.Duration) {
 	defer p.mu.Unlock()
 	p.took, p.heard, p.failed = took, time.Now(), time.Time{}
 	p.clear()
+	p.opened()
 }
 
 // hear notes that something came from there.

@@ -164,7 +164,7 @@ func (t *tries) wait(ctx context.Context, f failure) error {
 	if t.c.Notify != nil {
 		t.c.Notify(ctx, Retry{Repo: t.repo, Digest: t.digest, What: t.what, Why: f.why, Delay: delay, Attempt: t.n, Of: t.limit(), Busy: f.busy})
 	}
-	if err := t.c.pause(ctx, delay); err != nil {
+	if err := t.c.pauseUntil(ctx, delay, f.cause); err != nil {
 		return t.ended(ctx)
 	}
 	return nil
