@@ -78,7 +78,7 @@ func TestManyWhoWaitForAnUpstreamLookTogetherAndGoOnOneByOne(t *testing.T) {
 		}
 		synctest.Wait()
 		asked := f.tries()
-		time.Sleep(400 * time.Millisecond) // before anybody tries again
+		time.Sleep(firstDelay - time.Microsecond) // before anybody tries again
 		synctest.Wait()
 		if looks := f.tries() - asked; looks < 1 || looks > 2 {
 			t.Errorf("%d wait, and it was looked %d times whether somebody listens", most, looks)
