@@ -104,14 +104,15 @@ func (b *blob) cancelSession() {
 	if b.session == nil {
 		return
 	}
-	b.f.abandon(b.session)
+	b.f.abandon(errandOf{digest: b.Digest, upload: b.uploadID}, b.session)
 	b.session = nil
 }
 
-func (f *Forwarder) abandon(session *upstream.Upload) {
+// abandon gives back, aside, an upload that was begun upstream for what.
+func (f *Forwarder) abandon(what errandOf, session *upstream.Upload) {
 	f.running.Add(1)
 	f.aside(func() {
-		ctx, cancel := context.WithTimeout(f.life, 30*time.Second)
+		ctx, cancel := context.WithTimeout(doing(f.life, what), 30*time.Second)
 		defer cancel()
 		_ = session.Cancel(ctx)
 	})

@@ -91,7 +91,7 @@ func (r *rig) target(principal string) *Target {
 	return &Target{
 		Principal: principal, Host: host,
 		Client: &upstream.Client{
-			Host: host, URLs: []*url.URL{r.url}, HTTP: &http.Client{Transport: as{principal, r.base}}, Attempts: 1,
+			Host: host, URLs: []*url.URL{r.url}, HTTP: &http.Client{Transport: upstream.Wire{Base: as{principal, r.base}}}, Attempts: 1,
 			Notify:  func(ctx context.Context, retry upstream.Retry) { r.Retrying(ctx, principal, retry) },
 			Observe: func(ctx context.Context, x upstream.Exchange) { r.Asked(ctx, principal, x) },
 		},

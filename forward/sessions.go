@@ -163,10 +163,13 @@ func (s *stream) giveBack(session *upstream.Upload) {
 	s.session = session
 }
 
+// errand is what the stream's requests are made for: its blob has no digest yet.
+func (s *stream) errand() errandOf { return errandOf{upload: s.upload} }
+
 // abandon gives the session back, unless somebody took it.
 func (s *stream) abandon() {
 	if session := s.take(); session != nil {
-		s.f.abandon(session)
+		s.f.abandon(s.errand(), session)
 	}
 }
 

@@ -70,7 +70,7 @@ func (f *Forwarder) Streaming(t *Target, repo oci.Repo, upload string) {
 		if time.Since(old.began) > streamKept && old.ended() {
 			delete(f.streams.byUpload, id)
 			if old.session != nil {
-				f.abandon(old.session)
+				f.abandon(old.errand(), old.session)
 				old.session = nil
 			}
 		}
@@ -226,7 +226,7 @@ func (s *stream) finish(ctx context.Context, owner metadata.Owner, d digest.Dige
 	case brokeOff(ctx, err):
 		s.giveBack(session)
 	default:
-		s.f.abandon(session)
+		s.f.abandon(s.errand(), session)
 	}
 	return err
 }

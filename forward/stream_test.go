@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pushproxy/blobcache"
+	"pushproxy/upstream"
 	"pushproxy/upstream/upstreamtest"
 )
 
@@ -350,6 +351,42 @@ func TestAClientThatGoesAwayLeavesNothingUpstream(t *testing.T) {
 		time.Sleep(time.Second)
 		r.saw("POST app", "PATCH app", "DELETE app upload")
 	})
+}
+
+func TestAStreamThatIsGivenBackSaysWhichUploadItWasFor(t *testing.T) {
+	for name, end := range map[string]func(*arriving){
+		"the client goes away": func(a *arriving) { _ = a.u.Cancel(context.Background()) },
+		"it is there already":  func(a *arriving) { a.end("app") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := memoryRig(t, &upstreamtest.Registry{})
+				layer := r.noise("layer", 5*mib)
+				r.give("ann", layer)
+				r.pushed("ann", "app", "v1", r.image(layer))
+				feed := r.Feed(t.Context())
+				a := r.arriving("ann", layer)
+				a.send(3 * mib)
+				r.Streaming(r.target("ann"), repo("app"), a.u.ID())
+				synctest.Wait()
+				end(a)
+				time.Sleep(time.Second)
+				events, _ := feed.Take(nil)
+				given := 0
+				for _, e := range events {
+					if e.Status == Asked && e.Exchange != nil && e.Exchange.Op == upstream.OpCancel {
+						given++
+						if e.Upload != a.u.ID() {
+							t.Errorf("it was given back for upload %q and digest %q", e.Upload, e.Digest)
+						}
+					}
+				}
+				if given != 1 {
+					t.Errorf("%d uploads were given back", given)
+				}
+			})
+		})
+	}
 }
 
 func TestAClientThatStallsGivesItsPlaceBack(t *testing.T) {
