@@ -47,7 +47,7 @@ func (c *Client) PutManifest(ctx context.Context, repo oci.Repo, reference, medi
 		asked = nil
 	}
 	result, err := c.putManifest(ctx, repo, reference, mediaType, raw, asked)
-	if len(asked) > 0 && refusesQuery(err) {
+	if err != nil && len(asked) > 0 && refusesQuery(err) {
 		result, err = c.putManifest(ctx, repo, reference, mediaType, raw, nil)
 	}
 	if err != nil || len(tags) == 0 {

@@ -129,7 +129,7 @@ func (q quirk) covers(host string) bool {
 		infix, anything := strings.CutSuffix(h, "*")
 		switch {
 		case h == host,
-			strings.HasPrefix(h, ".") && strings.HasSuffix(host, h),
+			strings.HasPrefix(h, ".") && !anything && strings.HasSuffix(host, h),
 			anything && strings.Contains(host, infix):
 			return true
 		}

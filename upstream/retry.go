@@ -137,6 +137,10 @@ func (t *tries) left() time.Duration { return offlineFor - time.Since(t.cut) }
 // restarts is back in a moment; what is cut off had better be said at once.
 func (c *Client) offline(err error) bool {
 	var dial *net.OpError
+	var name *net.DNSError
+	if errors.As(err, &name) {
+		return !name.IsTimeout
+	}
 	if !errors.As(err, &dial) || dial.Op != "dial" || dial.Timeout() {
 		return false
 	}
@@ -249,6 +253,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 // 0 when it is absent, past or unreadable.
 func retryAfter(header string, now time.Time) time.Duration {
 	header = strings.TrimSpace(header)
+	if header == "" {
+		return 0
+	}
 	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
 	}

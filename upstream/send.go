@@ -41,7 +41,7 @@ func (u *Upload) Send(ctx context.Context, size int64, open func() (io.ReadClose
 	s.t = tries{c: u.c, repo: u.Repo, digest: u.Digest, what: "upload " + u.name()}
 	s.chunk = u.c.chunkSize(u.chunkMin, size)
 	defer s.src.close()
-	if u.used {
+	if u.used && u.session != nil {
 		if done, err := s.reopen(ctx); done || err != nil {
 			return err
 		}
@@ -139,8 +139,8 @@ func (u *Upload) confirm(ctx context.Context, k call, a *answer, size int64) err
 
 // there reports whether the upstream has the blob.
 func (u *Upload) there(ctx context.Context, size int64) bool {
-	n, found, _ := u.c.headBlob(ctx, call{repo: u.Repo, single: true}, u.Digest)
-	return found && (n < 0 || size < 0 || n == size)
+	n, found, err := u.c.headBlob(ctx, call{repo: u.Repo, single: true}, u.Digest)
+	return err == nil && found && (n < 0 || size < 0 || n == size)
 }
 
 // chunkSize returns how many bytes one PATCH carries.

@@ -45,7 +45,7 @@ func (w *watch) end() {
 
 // explain returns the watch's own error where it is what ended the request.
 func (w *watch) explain(err error) error {
-	if cause := context.Cause(w.ctx); errors.Is(cause, errStalled) {
+	if cause := context.Cause(w.ctx); err != nil && errors.Is(cause, errStalled) {
 		return cause
 	}
 	return err
