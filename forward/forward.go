@@ -70,8 +70,8 @@ type Forwarder struct {
 
 	sessions sessions
 
-	life    context.Context // ends when Close gives up waiting
-	end     context.CancelFunc
+	life    context.Context // ends with ErrClosed when Close gives up waiting
+	end     func()
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -86,9 +86,9 @@ type Forwarder struct {
 
 // New returns a Forwarder that takes bytes from cache and facts from meta.
 func New(cache *blobcache.Cache, meta *metadata.DB) *Forwarder {
-	life, end := context.WithCancel(context.Background())
+	life, end := context.WithCancelCause(context.Background())
 	return &Forwarder{
-		cache: cache, meta: meta, life: life, end: end,
+		cache: cache, meta: meta, life: life, end: func() { end(ErrClosed) },
 		flights: map[flightKey]*flight{},
 		sending: map[blobKey]chan struct{}{},
 		pushes:  map[pushKey]*Push{},

@@ -208,6 +208,11 @@ func (s *stream) drop() {
 // error means that the blob has to be sent from the cache.
 func (s *stream) finish(ctx context.Context, owner metadata.Owner, d digest.Digest) error {
 	if err := wait(ctx, s.done); err != nil {
+		if errors.Is(err, ErrClosed) {
+			// The stream ends with the forwarder too. Who does not wait for that
+			// finds no session of it to go on with.
+			<-s.done
+		}
 		return err
 	}
 	switch {
