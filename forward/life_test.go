@@ -186,17 +186,17 @@ func TestWatchersSeeEveryState(t *testing.T) {
 			do   func()
 			want string
 		}{
-			{"a first push", push("app", "v1", m), "Preparing, Pushed, Pushing, Waiting"},
-			{"another tag", push("app", "v2", m), "Layer already exists, Preparing, Pushed"},
-			{"another repository", push("second", "v1", m), "Mounted from, Preparing, Pushed"},
-			{"a failure", push("app", "v1", lacking), "Failed, Preparing"},
+			{"a first push", push("app", "v1", m), "Asked, Preparing, Pushed, Pushing, Waiting"},
+			{"another tag", push("app", "v2", m), "Asked, Layer already exists, Preparing, Pushed"},
+			{"another repository", push("second", "v1", m), "Asked, Mounted from, Preparing, Pushed"},
+			{"a failure", push("app", "v1", lacking), "Asked, Failed, Preparing"},
 			{"a blob's failure", func() {
 				_, _ = r.Blob(t.Context(), r.target("ann"), repo("app"), lacking.Blobs[0], "")
-			}, "Failed, Preparing"},
+			}, "Asked, Failed, Preparing"},
 			{"a blob that is there", func() {
 				r.reg.AddBlob("app", missing)
 				r.pushed("ann", "app", "v3", lacking)
-			}, "Layer already exists, Preparing, Pushed"},
+			}, "Asked, Layer already exists, Preparing, Pushed"},
 		} {
 			if got := r.states(test.do); got != test.want {
 				t.Errorf("%s: %s; want %s", test.what, got, test.want)

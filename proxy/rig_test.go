@@ -87,7 +87,8 @@ func (r *rig) start() {
 	listener := upstreamtest.Listen(5001)
 	r.net = listener
 	server := &http.Server{Handler: r.door, ErrorLog: slog.NewLogLogger(r.door.Log.Handler(), slog.LevelDebug)}
-	go func() { _ = server.Serve(NewSlots(1000, 0, nil, r.door.Log).Limit(listener)) }()
+	limited := NewSlots(1000, 0, nil, r.door.Log).Limit(listener)
+	go func() { _ = server.Serve(limited) }()
 	transport := &http.Transport{DialContext: listener.Dial, DisableCompression: true}
 	r.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	r.t.Cleanup(func() {
