@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,7 +64,7 @@ func writeOnAFullDisk(ctx context.Context, dir string) error {
 // others take all that is free of the disk and give it back, so many times; each
 // time they keep it until a writer has failed, or gets along for a while with the
 // room that it has reserved.
-func others(dir string, times int, failed func() int) error {
+func others(dir string, times int, failed func() int64) error {
 	name := filepath.Join(filepath.Dir(dir), "others")
 	for range times {
 		f, err := os.Create(name)
@@ -101,7 +102,8 @@ func blobsOnAFullDisk(ctx context.Context, dir string) error {
 	}
 	c := blobcache.New(s, s)
 	var mu sync.Mutex
-	kept, errs, stop := map[digest.Digest]bool{}, 0, make(chan struct{})
+	var errs atomic.Int64 // without mu: who has that may wait for the room that others give back
+	kept, stop := map[digest.Digest]bool{}, make(chan struct{})
 	var writers sync.WaitGroup
 	for w := range 6 {
 		writers.Go(func() {
@@ -114,7 +116,7 @@ func blobsOnAFullDisk(ctx context.Context, dir string) error {
 				d, err := pushBytes(ctx, c, blob(r.Uint64(), 512+size))
 				mu.Lock()
 				if err != nil {
-					errs++
+					errs.Add(1)
 				} else {
 					kept[d] = true
 				}
@@ -144,11 +146,7 @@ func blobsOnAFullDisk(ctx context.Context, dir string) error {
 			}
 		}
 	})
-	err = others(dir, 8, func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return errs
-	})
+	err = others(dir, 8, errs.Load)
 	close(stop)
 	writers.Wait()
 	// In use, and after a start.
@@ -175,8 +173,8 @@ func blobsOnAFullDisk(ctx context.Context, dir string) error {
 		c = blobcache.New(s, s)
 	}
 	err = s.Close()
-	fmt.Printf("%d blobs are there, %d pushes failed\n", len(kept), errs)
-	if errs == 0 {
+	fmt.Printf("%d blobs are there, %d pushes failed\n", len(kept), errs.Load())
+	if errs.Load() == 0 {
 		return errors.New("the disk was never full")
 	}
 	return err
@@ -216,7 +214,8 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 		return bytes.Repeat([]byte{byte(i)}, 100<<10)
 	}
 	var mu sync.Mutex
-	kept, errs, stop := map[int]bool{}, 0, make(chan struct{})
+	var errs atomic.Int64
+	kept, stop := map[int]bool{}, make(chan struct{})
 	var writers sync.WaitGroup
 	for w := range 32 {
 		writers.Go(func() {
@@ -225,7 +224,7 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 				done, err := kv.Swap(ctx, fmt.Sprint("key/", i), nil, value(i))
 				mu.Lock()
 				if err != nil {
-					errs++
+					errs.Add(1)
 				}
 				kept[i] = err == nil && done
 				mu.Unlock()
@@ -253,11 +252,7 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 			}
 		})
 	}
-	err = others(dir, 8, func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return errs
-	})
+	err = others(dir, 8, errs.Load)
 	close(stop)
 	writers.Wait()
 	for range 2 {
@@ -271,7 +266,7 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 			}
 			n++
 		}
-		fmt.Printf("%d records are there, %d writes failed\n", n, errs)
+		fmt.Printf("%d records are there, %d writes failed\n", n, errs.Load())
 		if err = errors.Join(err, kv.Close()); err != nil {
 			return err
 		}
@@ -280,7 +275,7 @@ func factsOnAFullDisk(ctx context.Context, dir string) error {
 		}
 	}
 	err = kv.Close()
-	if errs == 0 {
+	if errs.Load() == 0 {
 		return errors.New("the disk was never full")
 	}
 	return err
